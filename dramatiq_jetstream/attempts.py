@@ -1,0 +1,90 @@
+"""What is remembered beside a message between two deliveries of it.
+
+A redelivery brings the message as it was sent; this brings back what its last attempt added.
+Nothing here is needed for safety: without a record the attempt runs all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nats.errors
+from dramatiq.logging import get_logger
+from dramatiq.message import get_encoder
+
+from .delivery import Delivery, Record
+from .errors import BrokerError
+from .names import Names, escape
+from .outbox import Parcel
+from .session import Session
+from .topology import HELPER_DEMANDS, bucket_config, ensure_stream
+from .wire import TTL
+
+#: Milliseconds that a record outlives the delay before the next delivery.
+GRACE = 86_400_000
+
+#: Seconds to wait for a record before the message is delivered without it.
+RECALL_TIMEOUT = 2.0
+
+ATTEMPT = "Dramatiq-Attempt"
+RETURNED = "Dramatiq-Returned"
+
+
+class Attempts:
+    """Keeps records in a KV bucket, each under its message's stream, sequence and time of storing.
+
+    Parameters:
+      names(Names): The names of the namespace.
+      replicas(int): How many servers keep the bucket.
+    """
+
+    def __init__(self, names: Names, replicas: int) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self.bucket = names.bucket("attempts")
+        self.replicas = replicas
+
+    async def ensure(self, session: Session) -> None:
+        """Make the bucket, or go without it."""
+        config = bucket_config(self.bucket, self.replicas)
+        try:
+            await ensure_stream(session, config, HELPER_DEMANDS, "the attempts' records")
+        except BrokerError as error:
+            self.logger.warning("Retries will not see what earlier attempts left in their options: %s", error)
+
+    def remember(
+        self, session: Session, delivery: Delivery, options: dict[str, Any], delay: int, returned: int
+    ) -> None:
+        """Record how a delivery ended; sent without waiting."""
+        headers = {
+            TTL: str((delay + GRACE) // 1000),
+            ATTEMPT: str(delivery.origin.deliveries),
+            RETURNED: str(returned),
+        }
+        session.outbox.send(Parcel(self._subject(delivery), self._encode(options), headers=headers))
+
+    async def recall(self, session: Session, delivery: Delivery) -> Record | None:
+        """Look up what is remembered of a message, if anything is."""
+        subject = f"{session.api}.DIRECT.GET.KV_{self.bucket}.{self._subject(delivery)}"
+        try:
+            found = await session.client.request(subject, timeout=RECALL_TIMEOUT)
+        except nats.errors.Error as error:
+            self.logger.debug("No record of %s: %s", delivery, error)
+            return None
+        headers = found.headers or {}
+        if ATTEMPT not in headers:
+            return None
+        return Record(int(headers[ATTEMPT]), int(headers[RETURNED]), self._decode(found.data))
+
+    def _subject(self, delivery: Delivery) -> str:
+        origin = delivery.origin
+        return f"$KV.{self.bucket}.{escape(origin.stream)}.{origin.sequence}.{origin.timestamp}"
+
+    def _encode(self, options: dict[str, Any]) -> bytes:
+        try:
+            return get_encoder().encode(options)
+        except Exception as error:
+            self.logger.warning("An option that cannot be encoded is not kept for the next attempt: %s", error)
+            return b""
+
+    def _decode(self, data: bytes) -> dict[str, Any]:
+        return dict(get_encoder().decode(data)) if data else {}

@@ -1,0 +1,407 @@
+"""The broker: it puts the other modules together and does nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, cast
+
+from dramatiq import Broker, Message, Middleware, Worker
+from dramatiq.common import iter_queue, q_name
+from dramatiq.errors import QueueJoinTimeout, QueueNotFound
+from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
+
+from .attempts import Attempts
+from .connection import Connection
+from .consumer import JetStreamConsumer
+from .counts import count, purge
+from .dead_letters import Graveyard
+from .delays import Waits, check_delay, due_at, publication
+from .delivery import Delivery, JetStreamMessage
+from .handling import QueueHandling
+from .names import Names
+from .policy import Policy
+from .prefetch import Prefetch
+from .puller import Puller
+from .queues import Queue
+from .session import RESERVED_OPTIONS, Session, Subscription
+from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
+from .topology import Limits, Route
+from .wire import AnyMessage
+
+#: Middleware that hands work on after an actor ran; if it fails, the message must come back.
+HANDING_ON = (Retries, Pipelines, GroupCallbacks)
+
+
+class JetStreamBroker(Broker):
+    """A broker on NATS JetStream.
+
+    Nothing is connected until the first message is sent or consumed.  Each process has one
+    connection; a forked child makes its own.
+
+    Examples:
+
+      >>> JetStreamBroker()
+
+      >>> JetStreamBroker("nats://a:4222,nats://b:4222", user_credentials="app.creds")
+
+      >>> JetStreamBroker(queues={"slow": WorkQueue(ack_wait=60_000, max_deliver=3)})
+
+    Parameters:
+      url(str | Sequence[str]): The servers, as one address, several with commas between, or a
+        list.  Defaults to ``NATS_URL`` from the environment when the broker connects, then to
+        ``nats://127.0.0.1:4222``.
+      middleware(list[Middleware]): The middleware, as for every dramatiq broker.
+      namespace(str): What keeps applications that share a server apart.  Defaults to "dramatiq".
+      queues(Mapping[str, WorkQueue]): How single queues are kept.
+      declare(str): ``"auto"``, the default, makes missing streams and consumers when they are
+        first needed and checks existing ones; ``"never"`` makes no management calls at all.
+      replicas(int): How many servers of a cluster keep each stream.  Defaults to 1.
+      domain(str): The JetStream domain, if the streams are in another one.
+      timeout(int): How many milliseconds a call waits for a server that is away, before it
+        raises.  Defaults to 10 seconds.
+      dead_message_ttl(int): For how many milliseconds dead letters are kept; 0 for ever.
+        Defaults to ``dramatiq_dead_message_ttl`` from the environment, then to 7 days.  An actor
+        or a message may have an option of this name.
+      unknown_actor_grace(int): For how many milliseconds a message waits for a worker that knows
+        its actor, before it is a dead letter.  Defaults to 5 minutes.
+      **connect_options: Passed to ``nats.connect``, such as ``user_credentials``, ``nkeys_seed``,
+        ``user`` and ``password``, ``token``, ``tls``, ``name`` or ``inbox_prefix``.
+
+    Raises:
+      ValueError: If a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str] | None = None,
+        *,
+        middleware: list[Middleware] | None = None,
+        namespace: str = "dramatiq",
+        queues: Mapping[str, WorkQueue] | None = None,
+        declare: Declare = "auto",
+        replicas: int = 1,
+        domain: str | None = None,
+        timeout: int = DEFAULT_TIMEOUT,
+        dead_message_ttl: int | None = None,
+        unknown_actor_grace: int = DEFAULT_UNKNOWN_ACTOR_GRACE,
+        **connect_options: Any,
+    ) -> None:
+        super().__init__(middleware=middleware)
+        reserved = sorted(RESERVED_OPTIONS & connect_options.keys())
+        if reserved:
+            raise ValueError(f"the broker sets these connect options itself: {', '.join(reserved)}")
+        self.settings = BrokerSettings(
+            url=url,
+            namespace=namespace,
+            queues=dict(queues or {}),
+            declare=declare,
+            replicas=replicas,
+            domain=domain,
+            timeout=timeout,
+            dead_message_ttl=dead_message_ttl,
+            unknown_actor_grace=unknown_actor_grace,
+            connect_options=connect_options,
+        )
+        self.names = Names(namespace)
+        self.queues: set[str] = set()
+        self.actor_options.add("dead_message_ttl")
+        self.connection = Connection(self.settings)
+        self._managed = declare == "auto"
+        self._policy = Policy(self)
+        self._attempts = Attempts(self.names, replicas)
+        self._graveyard = Graveyard(self.connection, self.names, replicas, managed=self._managed)
+        self._queues: dict[str, Queue] = {}
+        self._consumers: weakref.WeakSet[JetStreamConsumer] = weakref.WeakSet()
+        self._worker_threads: int | None = None
+        self._finishing = _Finishing()
+
+    @property
+    def consumer_class(self) -> type[JetStreamConsumer]:
+        return JetStreamConsumer
+
+    def close(self) -> None:
+        """Hand back what was prefetched, and close the connection.  The next use opens another."""
+        self._stop_consumers()
+        self.connection.close()
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> JetStreamConsumer:
+        """Create a new consumer for a queue.
+
+        Parameters:
+          queue_name(str): The queue to consume.
+          prefetch(int): The number of messages to prefetch.
+          timeout(int): The idle timeout in milliseconds.
+
+        Raises:
+          QueueNotFound: If the queue was never declared, or is not on the server and may not be
+            made.
+          ConfigMismatch: If it is on the server with settings that do not fit.
+          BrokerConnectionError: If the server cannot be reached.
+
+        Returns:
+          JetStreamConsumer: A consumer that retrieves messages from JetStream.
+        """
+        queue = self._declared(queue_name)
+        session = self.connection.session()
+        buffer: SimpleQueue[Delivery | None] = SimpleQueue()
+        puller = Puller(
+            session,
+            queue.route,
+            Prefetch.choose(prefetch, self._worker_threads, bound=queue.route.settings.bound),
+            prepare=self._prepare,
+            recall=self._attempts.recall,
+            deliver=buffer.put,
+        )
+        session.thread.submit(puller.start()).result()
+        consumer = self.consumer_class(puller, buffer, queue.payload, queue.handling, timeout)
+        self._consumers.add(consumer)
+        return consumer
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Declare a queue.  Has no effect if it has already been declared; does no I/O.
+
+        Parameters:
+          queue_name(str): The name of the new queue.
+        """
+        queue_name = q_name(queue_name)
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self._queues[queue_name] = self._build(queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """Enqueue a message.  When this returns, the stream has stored it.
+
+        Parameters:
+          message(Message): The message to enqueue.
+          delay(int): The minimum amount of time, in milliseconds, to delay the message by.  The
+            server holds it back for as long as it takes.
+
+        Raises:
+          BrokerConnectionError: If the server does not confirm it within the timeout.
+          EnqueueRejected: If the stream does not take it, being full for example.
+          MessageTooLarge: If it exceeds what the stream or the server takes.
+          UnsupportedMessage: If the queue's payload format cannot express it.
+          DelayNotSupported: If its queue's stream holds no messages back.
+
+        Returns:
+          Message: Either the original message or a copy of it.
+        """
+        finishing = self._finishing.message
+        if finishing is not None and finishing.stands_for(message):
+            return self._retry(finishing, delay)
+        try:
+            return self._enqueue(message, delay)
+        except Exception as error:
+            if finishing is not None:
+                finishing.hook_error = error
+            raise
+
+    def flush(self, queue_name: str) -> None:
+        """Drop all the messages from a queue, delayed ones too.
+
+        Parameters:
+          queue_name(str): The queue to flush.
+        """
+        queue = self._declared(queue_name)
+        self.connection.call(lambda session: purge(session, queue.route))
+
+    def flush_all(self) -> None:
+        """Drop all messages from all declared queues."""
+        for queue_name in self.get_declared_queues():
+            self.flush(queue_name)
+
+    def get_declared_queues(self) -> set[str]:
+        """Get all declared queues.
+
+        Returns:
+          set[str]: The names of all the queues declared so far on this broker.
+        """
+        return self.queues.copy()
+
+    def get_queue_message_counts(self, queue_name: str) -> tuple[int, int, int]:
+        """Get the number of messages in a queue.
+
+        Parameters:
+          queue_name(str): The queue whose message counts to get.
+
+        Returns:
+          tuple: How many wait for a worker, how many are delayed, and how many are dead letters.
+        """
+        queue = self._declared(queue_name)
+        counts = self.connection.call(lambda session: count(session, queue.route))
+        return counts.ready, counts.delayed, counts.dead
+
+    def join(self, queue_name: str, *, interval: int = 100, timeout: int | None = None) -> None:
+        """Wait for all the messages on the given queue to be processed, delayed ones too.  This
+        method is only meant to be used in tests.
+
+        Parameters:
+          queue_name(str): The queue to wait on.
+          interval(int): The interval, in milliseconds, at which to check the queue.
+          timeout(int): The max amount of time, in milliseconds, to wait on this queue.
+
+        Raises:
+          QueueJoinTimeout: When the timeout elapses.
+          QueueNotFound: If the given queue was never declared.
+        """
+        queue = self._declared(queue_name)
+        deadline = None if timeout is None else time.monotonic() + timeout / 1000
+        while self.connection.call(lambda session: count(session, queue.route)).unfinished:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise QueueJoinTimeout(queue_name)
+            time.sleep(interval / 1000)
+
+    def setup(self) -> None:
+        """Make the streams and consumers of every declared queue now, or check those that exist.
+
+        Raises:
+          ConfigMismatch: If one exists with settings that do not fit.
+          BrokerConnectionError: If the server cannot be reached.
+        """
+        for queue in list(self._queues.values()):
+            self.connection.call(queue.ensure_stream)
+            self.connection.call(partial(queue.ensure_consumer, max_deliver=self._max_deliver(queue)))
+
+    def publish(self, subject: str, body: bytes) -> None:
+        """Publish a plain NATS message, outside of any queue, over the broker's connection.
+
+        It reaches the server before any acknowledgement that follows on the same thread.
+
+        Parameters:
+          subject(str): The subject, without wildcards.
+          body(bytes): The message.
+
+        Raises:
+          ValueError: If the subject is none that can be published to.
+          BrokerConnectionError: If the server cannot be reached.
+        """
+        self.connection.session().post(subject, body)
+
+    def subscribe(self, subject: str, callback: Callable[[str, bytes], object]) -> Subscription:
+        """Have a callback called, on the connection's own thread, for each NATS message on a subject.
+
+        Parameters:
+          subject(str): The subject, which may have wildcards.
+          callback(Callable): Takes the message's subject and body; it must not block.
+
+        Raises:
+          BrokerConnectionError: If the server cannot be reached.
+
+        Returns:
+          Subscription: To be closed when done; a context manager.
+        """
+        return self.connection.session().listen(subject, callback)
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        if signal == "worker_boot":
+            self._worker_threads = args[0].worker_threads
+        elif signal == "process_message" and isinstance(args[0], JetStreamMessage):
+            self._policy.start_clock(args[0])
+        super().emit_before(signal, *args, **kwargs)
+        if signal == "worker_shutdown":
+            self._hand_back(args[0])
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        if signal == "process_message" and isinstance(args[0], JetStreamMessage):
+            self._finish(*args, **kwargs)
+        else:
+            super().emit_after(signal, *args, **kwargs)
+
+    def _enqueue(self, message: Message[Any], delay: int | None) -> Message[Any]:
+        self.declare_queue(message.queue_name)
+        queue = self._queues[q_name(message.queue_name)]
+        due = None
+        if delay is not None and delay > 0:
+            check_delay(queue.route)
+            due = due_at(delay)
+            message = message.copy(options={"eta": due})
+
+        self.logger.debug("Enqueueing message %r on queue %r.", message.message_id, queue.name)
+        self.emit_before("enqueue", message, delay)
+        queue.store(publication(queue.route, queue.payload, message, due))
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def _retry(self, message: JetStreamMessage, delay: int | None) -> Message[Any]:
+        """Note that a message in flight shall be delivered again; its answer is the retry."""
+        self.emit_before("enqueue", message, delay)
+        message.retry_delay = max(delay or 0, 0)
+        self.emit_after("enqueue", message, delay)
+        # As dramatiq does when it is given a proxy: what it was given comes back.
+        return cast("Message[Any]", message)
+
+    def _finish(self, message: JetStreamMessage, **kwargs: Any) -> None:
+        """Call the hooks as dramatiq does, but remember if one could not hand its work on."""
+        self._finishing.message = message
+        try:
+            for middleware in reversed(self.middleware):
+                try:
+                    middleware.after_process_message(self, message, **kwargs)
+                except Exception as error:
+                    self.logger.critical(
+                        "Unexpected failure in after_process_message of %r.", middleware, exc_info=True
+                    )
+                    if isinstance(middleware, HANDING_ON):
+                        message.hook_error = error
+        finally:
+            self._finishing.message = None
+
+    def _hand_back(self, worker: Worker) -> None:
+        """Return what has not started yet, while the worker waits for what has."""
+        self._stop_consumers()
+        for item in iter_queue(worker.work_queue):
+            message: AnyMessage = getattr(item, "message", None) or item[1]
+            if isinstance(message, JetStreamMessage):
+                self._queues[message.queue_name].handling.give_back([message.delivery])
+            worker.work_queue.task_done()
+
+    def _stop_consumers(self) -> None:
+        for consumer in list(self._consumers):
+            consumer.stop()
+
+    def _declared(self, queue_name: str) -> Queue:
+        try:
+            return self._queues[q_name(queue_name)]
+        except KeyError:
+            raise QueueNotFound(queue_name) from None
+
+    def _build(self, queue_name: str) -> Queue:
+        route = Route(queue_name, self.settings.queue(queue_name), self.names, self.settings.replicas)
+        payload = self._policy.payload(route)
+        handling = QueueHandling(
+            self.connection,
+            route,
+            payload,
+            self._policy,
+            Waits(self.connection, route, payload, self._attempts),
+            self._graveyard,
+            dead_message_ttl=self.settings.dead_letter_ttl(),
+            unknown_actor_grace=self.settings.unknown_actor_grace,
+        )
+        return Queue(route, payload, handling, self.connection, managed=self._managed)
+
+    def _max_deliver(self, queue: Queue) -> int | None:
+        return queue.route.settings.max_deliver or (
+            None if queue.route.settings.bound else self._policy.max_deliver(queue.name)
+        )
+
+    async def _prepare(self, session: Session, route: Route) -> Limits:
+        queue = self._queues[route.queue_name]
+        if not self._managed:
+            return queue.assumed_limits(self._max_deliver(queue))
+        await self._attempts.ensure(session)
+        await queue.ensure_stream(session)
+        return await queue.ensure_consumer(session, self._max_deliver(queue))
+
+
+class _Finishing(threading.local):
+    """The message whose hooks run on this thread."""
+
+    message: JetStreamMessage | None = None

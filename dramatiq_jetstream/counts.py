@@ -1,0 +1,75 @@
+"""Counting and dropping a queue's messages."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .errors import ApiError
+from .names import Names
+from .session import Session
+from .topology import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, Route
+
+
+class QueueCounts(NamedTuple):
+    """How many messages of a queue are where.
+
+    Parameters:
+      ready(int): Waiting for a worker.
+      running(int): Held by a worker, or waiting for a retry.
+      delayed(int): Held back by the server until their time.
+      parked(int): Out of attempts and still in the stream.
+      dead(int): In the dead-letter stream.
+    """
+
+    ready: int = 0
+    running: int = 0
+    delayed: int = 0
+    parked: int = 0
+    dead: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        """How many are still to be worked on."""
+        return self.ready + self.running + self.delayed
+
+
+async def count(session: Session, route: Route) -> QueueCounts:
+    """Count a queue's messages; a queue that is not on the server yet has none."""
+    stream = await _info(session, f"STREAM.INFO.{route.stream}", {"subjects_filter": route.filter})
+    consumer = await _info(session, f"CONSUMER.INFO.{route.stream}.{route.consumer}")
+    state = stream.get("state", {})
+    work = sum((state.get("subjects") or {}).values())
+    ready = consumer.get("num_pending", work)
+    running = consumer.get("num_ack_pending", 0)
+    return QueueCounts(
+        ready=ready,
+        running=running,
+        delayed=0 if route.settings.bound else max(state.get("messages", 0) - work, 0),
+        parked=max(work - ready - running, 0),
+        dead=await _count_dead(session, route.names, route.queue_name),
+    )
+
+
+async def purge(session: Session, route: Route) -> None:
+    """Drop a queue's messages: of a stream of ours all of them, delayed ones too."""
+    request = {"filter": route.filter} if route.settings.bound else None
+    try:
+        await session.call_api(f"STREAM.PURGE.{route.stream}", request)
+    except ApiError as error:
+        if error.err_code != STREAM_NOT_FOUND:
+            raise
+
+
+async def _count_dead(session: Session, names: Names, queue_name: str) -> int:
+    subject = names.dead_subject(queue_name)
+    info = await _info(session, f"STREAM.INFO.{names.dead_letters}", {"subjects_filter": subject})
+    return sum((info.get("state", {}).get("subjects") or {}).values())
+
+
+async def _info(session: Session, operation: str, request: object = None) -> dict[str, Any]:
+    try:
+        return await session.call_api(operation, request)
+    except ApiError as error:
+        if error.err_code not in (STREAM_NOT_FOUND, CONSUMER_NOT_FOUND):
+            raise
+        return {}

@@ -1,0 +1,143 @@
+"""A message that this process holds, and dramatiq's face of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from dramatiq import Message, MessageProxy
+
+from .outbox import Parcel
+from .topology import Limits
+from .wire import Headers, Origin
+
+ACK = b"+ACK"
+NAK = b"-NAK"
+PROGRESS = b"+WPI"
+
+
+def nak(delay: int) -> bytes:
+    """A negative acknowledgement that asks for redelivery after so many milliseconds."""
+    return NAK + b" " + json.dumps({"delay": delay * 1_000_000}).encode() if delay > 0 else NAK
+
+
+class Record(NamedTuple):
+    """What is remembered beside a message between two deliveries.
+
+    Parameters:
+      attempt(int): The delivery that wrote it.
+      returned(int): How many deliveries were given back unused and are not counted.
+      options(dict): What the failed attempt's middleware put into the message's options.
+    """
+
+    attempt: int
+    returned: int
+    options: dict[str, Any]
+
+
+class Holder(Protocol):
+    """Who keeps a delivery's lease; the loop-side puller."""
+
+    limits: Limits
+
+    def settle(self, delivery: Delivery, answer: bytes) -> None:
+        """Answer the server and let go of the message; from any thread."""
+
+    async def confirm(self, delivery: Delivery, answer: bytes) -> None:
+        """Do the same and wait for the server's word; on the loop."""
+
+
+class Delivery:
+    """One delivery of one message, held until it is answered.
+
+    Parameters:
+      reply(str): The subject that acknowledges it.
+      body(bytes): The message's body.
+      headers(Mapping): The message's headers.
+      holder(Holder): Who keeps its lease.
+    """
+
+    __slots__ = ("body", "headers", "holder", "lease_ends", "origin", "record", "reply", "settled")
+
+    def __init__(self, reply: str, body: bytes, headers: Headers, holder: Holder) -> None:
+        self.reply = reply
+        self.body = body
+        self.headers = headers
+        self.holder = holder
+        self.origin = Origin.parse(reply)
+        self.record: Record | None = None
+        self.lease_ends: float | None = None
+        self.settled = False
+
+    def __str__(self) -> str:
+        return f"{self.origin.stream}:{self.origin.sequence}"
+
+    @property
+    def returned(self) -> int:
+        """How many of its deliveries are not counted as attempts."""
+        return self.record.returned if self.record else 0
+
+    @property
+    def earlier_attempts(self) -> int:
+        """How many attempts this message has behind it, by the server's count."""
+        return max(self.origin.deliveries - 1 - self.returned, 0)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the last delivery ended without a word, as when its worker was killed."""
+        last = self.origin.deliveries - 1
+        return last > 0 and (self.record is None or self.record.attempt < last)
+
+    def settle(self, answer: bytes) -> None:
+        """Answer the server, once."""
+        if not self.settled:
+            self.holder.settle(self, answer)
+            self.settled = True
+
+    def parcel(self, answer: bytes, sent: Callable[[], None] | None = None) -> Parcel:
+        """The answer on its way to the server; an acknowledgement must not get lost."""
+        return Parcel(self.reply, answer, keep=answer == ACK, sent=sent)
+
+    def start_clock(self, limit: float | None) -> None:
+        """Let the lease end so many seconds from now."""
+        self.lease_ends = None if limit is None else time.monotonic() + limit
+
+
+class JetStreamMessage(MessageProxy):
+    """What dramatiq's worker and middleware see of a delivery.
+
+    Parameters:
+      message(Message): The decoded message.
+      delivery(Delivery): The delivery that brought it.
+    """
+
+    def __init__(self, message: Message[Any], delivery: Delivery) -> None:
+        super().__init__(message)
+        self.delivery = delivery
+        self.received_options = dict(message.options)
+        #: How many attempts it has behind it, by the server's count.
+        self.received_retries = 0
+        #: Milliseconds after which a hook wants the message again, if one does.
+        self.retry_delay: int | None = None
+        #: What kept a hook from handing work on; the message must come back then.
+        self.hook_error: Exception | None = None
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the server delivered this message before."""
+        return self.delivery.origin.deliveries > 1
+
+    def stands_for(self, message: object) -> bool:
+        """Whether dramatiq means this very delivery, and not a copy of its message."""
+        return message is self
+
+    def changed_options(self) -> dict[str, Any]:
+        """The options that attempts so far added or changed; the count of retries is the server's."""
+        missing = object()
+        return {
+            name: value
+            for name, value in self.options.items()
+            if name != "retries" and self.received_options.get(name, missing) != value
+        }

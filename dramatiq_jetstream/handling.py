@@ -1,0 +1,190 @@
+"""What becomes of a delivered message, as named steps: admit, acknowledge, retry, reject, give back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from dramatiq.common import compute_backoff, current_millis
+from dramatiq.errors import ActorNotFound, DecodeError
+from dramatiq.logging import get_logger
+
+from .connection import Connection
+from .dead_letters import Graveyard, Reason, reason_of
+from .delays import Waits
+from .delivery import ACK, Delivery, JetStreamMessage
+from .errors import BrokerConnectionError, BrokerError
+from .policy import Policy
+from .topology import Route
+from .wire import PayloadFormat
+
+#: Milliseconds before the first repetition of a message that could not be handled, doubled each
+#: time, and their limit.  Five tries of the walkthrough's queue take well under a minute.
+MIN_BACKOFF = 500
+MAX_BACKOFF = 10_000
+
+#: How often a message comes back because a hook could not hand its work on.
+MAX_HANDOFFS = 10
+
+#: The option that counts those times.
+HANDOFFS = "handoff_failures"
+
+#: The option that says since when, in UNIX milliseconds, no worker was found that knows the actor.
+UNKNOWN_SINCE = "unknown_actor_since"
+
+
+class QueueHandling:
+    """Takes care of one queue's messages.
+
+    Parameters:
+      connection(Connection): The way to the server.
+      route(Route): The queue.
+      payload(PayloadFormat): How its messages are written.
+      policy(Policy): What actors and middleware ask for.
+      waits(Waits): Gives messages another time to run.
+      graveyard(Graveyard): Where dead letters go.
+      dead_message_ttl(int): The milliseconds to keep them, unless the actor or message says.
+      unknown_actor_grace(int): The milliseconds to wait for a worker that knows an actor.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        route: Route,
+        payload: PayloadFormat,
+        policy: Policy,
+        waits: Waits,
+        graveyard: Graveyard,
+        *,
+        dead_message_ttl: int,
+        unknown_actor_grace: int,
+    ) -> None:
+        self.logger = get_logger(__name__, f"Queue({route.queue_name})")
+        self._connection = connection
+        self._route = route
+        self._payload = payload
+        self._policy = policy
+        self._waits = waits
+        self._graveyard = graveyard
+        self._dead_message_ttl = dead_message_ttl
+        self._unknown_actor_grace = unknown_actor_grace
+
+    def admit(self, message: JetStreamMessage) -> bool:
+        """Whether a message may run here; one that may not is taken care of."""
+        self._bring_back_options(message)
+        if not self._policy.knows(message.actor_name):
+            self._wait_for_actor(message)
+            return False
+
+        limit = self._policy.max_retries(message)
+        if limit is not None and message.received_retries > limit:
+            self._bury(message, Reason.ATTEMPTS_EXCEEDED, None)
+            return False
+        return True
+
+    def undecodable(self, delivery: Delivery, error: DecodeError) -> None:
+        """Take care of a message that is none."""
+        self.logger.error("Message %s of queue %r: %s", delivery, self._route.queue_name, error)
+        if self._route.settings.keeps_dead_letters:
+            self._waits.redeliver(delivery, _backoff(delivery), {}, spent=True)
+        else:
+            self._graveyard.bury(self._route, delivery, None, Reason.UNDECODABLE, error, self._dead_message_ttl)
+            delivery.settle(ACK)
+
+    def acknowledge(self, message: JetStreamMessage) -> None:
+        """Remove a message that is done."""
+        delivery = message.delivery
+        if self._route.settings.confirm_acks and not delivery.settled:
+            self._connection.call(lambda _: delivery.holder.confirm(delivery, ACK))
+            delivery.settled = True
+        else:
+            delivery.settle(ACK)
+
+    def retry(self, message: JetStreamMessage, delay: int) -> None:
+        """Have a message delivered again later."""
+        self._waits.again(message, delay, spent=True)
+
+    def come_back(self, message: JetStreamMessage) -> None:
+        """Have a message delivered again because a hook could not hand its work on."""
+        failures = message.options.get(HANDOFFS, 0) + 1
+        message.options[HANDOFFS] = failures
+        if failures > MAX_HANDOFFS:
+            self._bury(message, Reason.HANDOFF_FAILED, message.hook_error)
+            return
+        self.logger.error("Message %s comes back, for what follows it failed: %s", message.delivery, message.hook_error)
+        message.options["retries"] = message.received_retries
+        _, delay = compute_backoff(failures - 1, factor=MIN_BACKOFF, max_backoff=MAX_BACKOFF)
+        self._waits.again(message, delay, spent=False)
+
+    def reject(self, message: JetStreamMessage) -> None:
+        """Dead-letter a message."""
+        try:
+            self._bury(message, reason_of(message), message._exception)
+        except BrokerConnectionError:
+            raise
+        except BrokerError as error:
+            # dramatiq would report a bug of its own and forget the message.
+            self.logger.error("Message %s stays in its queue, out of attempts: %s", message.delivery, error)
+            self._waits.redeliver(message.delivery, MAX_BACKOFF, message.changed_options(), spent=True)
+
+    def give_back(self, deliveries: Iterable[Delivery]) -> None:
+        """Return messages that did not run, without spending an attempt."""
+        for delivery in deliveries:
+            try:
+                message = JetStreamMessage(self._decode(delivery), delivery)
+                self._bring_back_options(message)
+                self._waits.again(message, 0, spent=False)
+            except DecodeError:
+                self._waits.redeliver(delivery, 0, {}, spent=False)
+            except BrokerConnectionError as error:
+                self.logger.warning("Message %s is back in its queue only after ack_wait: %s", delivery, error)
+
+    def _decode(self, delivery: Delivery) -> Any:
+        return self._payload.decode(delivery.body, delivery.headers, delivery.origin)
+
+    def _bring_back_options(self, message: JetStreamMessage) -> None:
+        """Put back what earlier attempts left, and count them as the server does."""
+        delivery = message.delivery
+        retries = message.options.get("retries", 0) + delivery.earlier_attempts
+        if delivery.record is not None:
+            message.options.update(delivery.record.options)
+        if retries:
+            message.options["retries"] = retries
+        message.received_retries = retries
+        if delivery.crashed:
+            self.logger.warning(
+                "Message %s of queue %r was delivered before, and its worker did not say how that ended: it was killed "
+                "or cut off.",
+                delivery,
+                self._route.queue_name,
+            )
+
+    def _wait_for_actor(self, message: JetStreamMessage) -> None:
+        since = message.options.setdefault(UNKNOWN_SINCE, current_millis())
+        waited = current_millis() - since
+        if self._route.settings.keeps_dead_letters:
+            self._bury(message, Reason.UNKNOWN_ACTOR, ActorNotFound(message.actor_name))
+        elif waited >= self._unknown_actor_grace:
+            self.logger.error("No worker knows the actor %r of message %s.", message.actor_name, message.delivery)
+            self._bury(message, Reason.UNKNOWN_ACTOR, ActorNotFound(message.actor_name))
+        else:
+            self.logger.warning(
+                "This worker does not know the actor %r of message %s: leaving it to others.",
+                message.actor_name,
+                message.delivery,
+            )
+            self._waits.copy(message, min(max(waited, MIN_BACKOFF), MAX_BACKOFF))
+
+    def _bury(self, message: JetStreamMessage, reason: Reason, error: BaseException | None) -> None:
+        delivery = message.delivery
+        if self._route.settings.keeps_dead_letters:
+            self._waits.redeliver(delivery, _backoff(delivery), message.changed_options(), spent=True)
+            return
+        ttl = self._policy.option(message, "dead_message_ttl", self._dead_message_ttl)
+        self._graveyard.bury(self._route, delivery, message, reason, error, ttl)
+        delivery.settle(ACK)
+
+
+def _backoff(delivery: Delivery) -> int:
+    _, delay = compute_backoff(delivery.earlier_attempts, factor=MIN_BACKOFF, max_backoff=MAX_BACKOFF)
+    return int(delay)

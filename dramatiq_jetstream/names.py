@@ -1,0 +1,114 @@
+"""From the names of queues, actors and keys to the server's names, without collisions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+#: Longest escaped name that is used as it is.  The server takes stream names up to 255 bytes, and
+#: makes a folder of each, so two of them and a prefix must fit.
+MAX_TOKEN = 100
+
+#: Names that the server's own streams begin with ("KV_<bucket>", "OBJ_<bucket>").
+RESERVED_NAMESPACES = frozenset({"KV", "OBJ"})
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+_SPECIAL = re.compile(rb"[^A-Za-z0-9_-]")
+
+
+def escape(name: str) -> str:
+    """Turn any text into one token that is valid in a subject, a stream name and a KV key.
+
+    Letters, digits, ``_`` and ``-`` stay; every other byte of the UTF-8 form becomes ``=`` and two
+    hexadecimal digits.  A long name is cut and ends in ``==`` and a digest: no short name can
+    contain ``==``, so two names never share a token.
+
+    Parameters:
+      name(str): The text to escape.
+
+    Raises:
+      ValueError: If the name is empty.
+
+    Returns:
+      str: The token.
+    """
+    if not name:
+        raise ValueError("a name must not be empty")
+    if len(name) <= MAX_TOKEN and _PLAIN.fullmatch(name):
+        return name
+
+    raw = name.encode("utf-8", "surrogatepass")
+    token = _SPECIAL.sub(lambda match: b"=%02X" % match[0][0], raw).decode("ascii")
+    if len(token) > MAX_TOKEN:
+        digest = hashlib.sha256(raw).hexdigest()[:32]
+        token = f"{token[: MAX_TOKEN - 34]}=={digest}"
+    return token
+
+
+@dataclass(frozen=True)
+class Names:
+    """The server's names for everything in one namespace.
+
+    Parameters:
+      namespace(str): What keeps applications that share a server apart.
+    """
+
+    namespace: str = "dramatiq"
+
+    def __post_init__(self) -> None:
+        if not self.namespace:
+            raise ValueError("namespace must not be empty")
+
+    @property
+    def prefix(self) -> str:
+        """The namespace as a token.
+
+        The first ``_`` of a queue's stream name ends the namespace, so it is escaped in here.
+        """
+        token = escape(self.namespace).replace("_", "=5F")
+        return f"={ord(token[0]):02X}{token[1:]}" if token in RESERVED_NAMESPACES else token
+
+    @property
+    def consumer(self) -> str:
+        """The durable consumer of each queue's stream.
+
+        It bears the namespace's name, so that one wildcard captures the advisories of all of
+        them, and only of them.
+        """
+        return self.prefix
+
+    @property
+    def dead_letters(self) -> str:
+        """The stream that keeps dead letters."""
+        return f"{self.prefix}-dead-letters"
+
+    @property
+    def advisories(self) -> str:
+        """The stream that captures advisories about messages out of attempts."""
+        return f"{self.prefix}-advisories"
+
+    def bucket(self, purpose: str) -> str:
+        """The KV bucket for a purpose, such as ``results``."""
+        return f"{self.prefix}-{purpose}"
+
+    def stream(self, queue_name: str) -> str:
+        """The stream of a queue."""
+        return f"{self.prefix}_{escape(queue_name)}"
+
+    def work_subject(self, queue_name: str, actor_name: str | None = None) -> str:
+        """The subject of messages that may be delivered; of all actors if none is given."""
+        return f"{self.prefix}.work.{escape(queue_name)}.{_token(actor_name)}"
+
+    def delayed_subject(self, queue_name: str, message_id: str | None = None, nonce: str | None = None) -> str:
+        """The subject of a message that the server still holds back."""
+        return f"{self.prefix}.delayed.{escape(queue_name)}.{_token(message_id)}.{_token(nonce)}"
+
+    def dead_subject(self, queue_name: str | None = None, actor_name: str | None = None) -> str:
+        """The subject of dead letters."""
+        return f"{self.prefix}.dead.{_token(queue_name)}.{_token(actor_name)}"
+
+
+def _token(name: str | None) -> str:
+    """Escape a name that came from outside; none at all is the wildcard."""
+    return "*" if name is None else escape(name) if name else "="

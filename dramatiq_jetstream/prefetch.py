@@ -1,0 +1,77 @@
+"""How many messages a consumer may hold."""
+
+from __future__ import annotations
+
+import time
+
+#: Milliseconds of work to hold beyond what the threads are busy with: some times the way to the
+#: server and back, and short enough that nobody else could have started it much sooner.
+LOOKAHEAD = 50
+
+#: Seconds over which the pace of finished messages is averaged.
+PACE_WINDOW = 0.25
+
+#: The most to hold, as a multiple of dramatiq's own prefetch.
+MAX_FACTOR = 4
+
+
+class Prefetch:
+    """The rule: one message for each thread, and as many more as finish in 50 ms at the present pace.
+
+    Slow actors thus hold nothing that another worker could start, and short ones do not wait for
+    the network.  Streams of others get no lookahead at all, since giving a message back there
+    costs one of its attempts.
+
+    Parameters:
+      threads(int): How many messages can run at once.
+      limit(int): The most to hold.
+      lookahead(int): Milliseconds of work to hold beyond that.
+    """
+
+    def __init__(self, threads: int, limit: int, lookahead: int = LOOKAHEAD) -> None:
+        self.threads = threads
+        self.limit = max(limit, threads)
+        self.lookahead = lookahead / 1000
+        self._pace = 0.0
+        self._count = 0
+        self._since = time.monotonic()
+
+    @classmethod
+    def choose(cls, prefetch: int, threads: int | None, *, bound: bool) -> Prefetch:
+        """The prefetch of a consumer.
+
+        Parameters:
+          prefetch(int): What dramatiq asks for: twice the threads, unless a user chose a number, who
+            then gets it.
+          threads(int): The worker's threads, if there is a worker.
+          bound(bool): Whether the stream is somebody else's.
+        """
+        if bound:
+            return cls(min(threads or prefetch, prefetch), 0, 0)
+        if threads is not None and prefetch == 2 * threads:
+            return cls(threads, MAX_FACTOR * prefetch)
+        return cls(prefetch, 0, 0)
+
+    @property
+    def capacity(self) -> int:
+        """How many messages may be held right now."""
+        passed = time.monotonic() - self._since
+        # Whoever has not finished anything for a while is slow, however quick it was before.
+        pace = self._pace if passed < PACE_WINDOW else (self._count + 1) / passed
+        return min(self.threads + int(pace * self.lookahead), self.limit)
+
+    def finished(self) -> None:
+        """Count a message that is done."""
+        self._count += 1
+        passed = time.monotonic() - self._since
+        if passed >= PACE_WINDOW or self._count >= self.limit:
+            self._pace = self._count / max(passed, 0.001)
+            self._count = 0
+            self._since = time.monotonic()
+
+    def wanted(self, held: int) -> int:
+        """How many more to ask for; 0 until it is worth a request."""
+        capacity = self.capacity
+        worthwhile = max((capacity - self.threads) // 2, 1)
+        missing = capacity - held
+        return missing if missing >= worthwhile else 0

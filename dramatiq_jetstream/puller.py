@@ -1,0 +1,237 @@
+"""The loop side of a consumer: pulls by credit, watches heartbeats, renews leases.
+
+All state in here lives on the loop alone; other threads reach it through the outbox or
+``call_soon_threadsafe``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from dramatiq.common import compute_backoff
+from dramatiq.logging import get_logger
+from nats.aio.msg import Msg
+
+from .delivery import PROGRESS, Delivery, Record
+from .errors import BrokerError
+from .outbox import Parcel
+from .prefetch import Prefetch
+from .session import Session
+from .topology import Limits, Route
+
+#: Seconds between the server's signs of life while a pull request waits.
+HEARTBEAT = 2.0
+
+#: Seconds of silence after which a pull request is taken for lost.
+SILENCE = 2.5 * HEARTBEAT
+
+#: Seconds a pull request waits at the server.
+EXPIRES = 30.0
+
+#: The longest pause, in milliseconds, between attempts to resume after an error.
+MAX_PAUSE = 10_000
+
+_ACK_PREFIX = "$JS.ACK."
+_PENDING = "Nats-Pending-Messages"
+
+
+class Puller:
+    """Keeps a consumer's buffer filled.
+
+    Parameters:
+      session(Session): The live connection.
+      route(Route): The queue to pull from.
+      prefetch(Prefetch): How much may be held.
+      prepare(Callable): Makes sure that stream and consumer exist, and tells the server's limits.
+      recall(Callable): Looks up what is remembered of a delivered message.
+      deliver(Callable): Takes each delivery.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        route: Route,
+        prefetch: Prefetch,
+        *,
+        prepare: Callable[[Session, Route], Awaitable[Limits]],
+        recall: Callable[[Session, Delivery], Awaitable[Record | None]],
+        deliver: Callable[[Delivery], None],
+    ) -> None:
+        self.logger = get_logger(__name__, f"Puller({route.queue_name})")
+        self.session = session
+        self.route = route
+        self.prefetch = prefetch
+        self.limits = Limits(0, None)
+        self._prepare = prepare
+        self._recall = recall
+        self._deliver = deliver
+        self._held: dict[str, Delivery] = {}
+        self._recalling: set[asyncio.Task[None]] = set()
+        self._requested = 0
+        self._ready = False
+        self._stopped = False
+        self._heard = 0.0
+        self._inbox = ""
+        self._subscription: Any = None
+        self._resuming: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._next = f"{session.api}.CONSUMER.MSG.NEXT.{route.stream}.{route.consumer}"
+
+    async def start(self) -> None:
+        """Prepare the queue, subscribe and begin to pull.
+
+        Raises:
+          BrokerError: If the queue cannot be consumed.
+        """
+        self.session.on_reconnect(self._on_reconnect)
+        try:
+            await self._open()
+        except BaseException:
+            self.session.forget(self._on_reconnect)
+            raise
+        self._watching = asyncio.ensure_future(self._watch())
+        self._renewing = asyncio.ensure_future(self._renew())
+
+    async def stop(self) -> None:
+        """Stop pulling.  What is held keeps its lease until it is answered."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._ready = False
+        self.session.forget(self._on_reconnect)
+        for task in (self._watching, self._resuming):
+            if task is not None:
+                task.cancel()
+        await self.session.unsubscribe(self._subscription)
+        await asyncio.gather(*self._recalling, return_exceptions=True)
+        self._end_renewal()
+
+    def settle(self, delivery: Delivery, answer: bytes) -> None:
+        """Answer the server and let go of the message; from any thread.
+
+        Raises:
+          ConnectionClosed: If the answer can no longer be sent.
+        """
+        self.session.check_open()
+        self.session.outbox.send(delivery.parcel(answer, lambda: self._release(delivery)))
+
+    async def confirm(self, delivery: Delivery, answer: bytes) -> None:
+        """Answer the server, wait for its word, and let go of the message."""
+        await self.session.request(delivery.reply, answer)
+        self._release(delivery)
+
+    async def _open(self) -> None:
+        self.limits = await self._prepare(self.session, self.route)
+        self._inbox, self._subscription = await self.session.subscribe(self._on_message)
+        self._requested = 0
+        self._heard = time.monotonic()
+        self._ready = True
+        self._refill()
+
+    def _refill(self) -> None:
+        wanted = self.prefetch.wanted(len(self._held) + self._requested) if self._ready else 0
+        if wanted > 0:
+            self._requested += wanted
+            request = {"batch": wanted, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)}
+            self.session.outbox.send(Parcel(self._next, json.dumps(request).encode(), self._inbox))
+
+    async def _on_message(self, msg: Msg) -> None:
+        self._heard = time.monotonic()
+        if not msg.reply.startswith(_ACK_PREFIX):
+            self._on_status(msg.headers or {})
+            return
+        self._requested = max(self._requested - 1, 0)
+        delivery = Delivery(msg.reply, msg.data, msg.headers or {}, self)
+        self._held[msg.reply] = delivery
+        if delivery.origin.deliveries > 1:
+            task = asyncio.ensure_future(self._deliver_again(delivery))
+            self._recalling.add(task)
+            task.add_done_callback(self._recalling.discard)
+        else:
+            self._deliver(delivery)
+
+    async def _deliver_again(self, delivery: Delivery) -> None:
+        delivery.record = await self._recall(self.session, delivery)
+        self._deliver(delivery)
+
+    def _on_status(self, headers: dict[str, str]) -> None:
+        status, text = headers.get("Status", ""), headers.get("Description", "")
+        if status == "100":
+            return
+        if _PENDING in headers:
+            self._requested = max(self._requested - int(headers[_PENDING]), 0)
+            self._refill()
+            return
+        self._requested = 0
+        if status in ("404", "408"):
+            self._refill()
+        else:
+            self._interrupt(text or ("no such consumer, or it has no leader" if status == "503" else status))
+
+    def _on_reconnect(self) -> None:
+        self._requested = 0
+        self._interrupt(None)
+
+    def _interrupt(self, reason: str | None) -> None:
+        """Start over: with the stream and the consumer, which may be gone."""
+        self._ready = False
+        if not self._stopped and (self._resuming is None or self._resuming.done()):
+            self._resuming = asyncio.ensure_future(self._resume(reason))
+
+    async def _resume(self, reason: str | None) -> None:
+        failures = 0
+        # While the connection is away there is nothing to do; its return interrupts again.
+        while not self._stopped and self.session.client.is_connected:
+            try:
+                if reason is not None:
+                    failures, pause = compute_backoff(failures, factor=250, max_backoff=MAX_PAUSE)
+                    self._report(reason, failures)
+                    await asyncio.sleep(pause / 1000)
+                await self._reopen()
+            except BrokerError as error:
+                reason = str(error)
+            else:
+                if failures:
+                    self.logger.info("Consuming %s again.", self.route.describe())
+                return
+
+    async def _reopen(self) -> None:
+        await self.session.unsubscribe(self._subscription)
+        await self._open()
+
+    def _report(self, reason: str, failures: int) -> None:
+        log = self.logger.critical if failures == 1 else self.logger.debug
+        log("Cannot consume %s: %s. Trying again until it works.", self.route.describe(), reason)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            if self._ready and self._requested and time.monotonic() - self._heard > SILENCE:
+                self.logger.debug("No heartbeat for %.1f s; pulling again.", SILENCE)
+                self._requested = 0
+                self._interrupt(None)
+
+    async def _renew(self) -> None:
+        """Tell the server, three times per ack_wait, that what is held is still being worked on."""
+        while self._held or not self._stopped:
+            await asyncio.sleep(max(self.limits.ack_wait / 3000, 0.05))
+            now = time.monotonic()
+            for delivery in list(self._held.values()):
+                if (delivery.lease_ends or math.inf) > now:
+                    self.session.outbox.send(delivery.parcel(PROGRESS))
+
+    def _release(self, delivery: Delivery) -> None:
+        if self._held.pop(delivery.reply, None) is not None:
+            self.prefetch.finished()
+            self._refill()
+            self._end_renewal()
+
+    def _end_renewal(self) -> None:
+        if self._stopped and not self._held and self._renewing is not None:
+            self._renewing.cancel()

@@ -1,0 +1,104 @@
+"""One declared queue with everything that belongs to it."""
+
+from __future__ import annotations
+
+import time
+
+from .connection import Connection
+from .errors import ApiError, DelayNotSupported, EnqueueRejected, MessageTooLarge, StreamNotFound
+from .handling import QueueHandling
+from .publisher import Receipt
+from .session import Session
+from .settings import DEFAULT_ACK_WAIT
+from .topology import Limits, Route, ensure_consumer, ensure_queue
+from .wire import PayloadFormat, Publication
+
+#: Seconds between attempts to publish to a stream that does not answer.
+PAUSE = 0.25
+
+_TOO_LARGE = 10054
+_NO_SCHEDULES = frozenset({10188, 10189, 10190})
+
+
+class Queue:
+    """A declared queue: where it is, how its messages are written, what becomes of them.
+
+    Parameters:
+      route(Route): Its place on the server.
+      payload(PayloadFormat): How its messages are written.
+      handling(QueueHandling): What becomes of delivered messages.
+      connection(Connection): The way to the server.
+      managed(bool): Whether its stream may be made.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        payload: PayloadFormat,
+        handling: QueueHandling,
+        connection: Connection,
+        *,
+        managed: bool,
+    ) -> None:
+        self.route = route
+        self.payload = payload
+        self.handling = handling
+        self._connection = connection
+        self._managed = managed
+        self._ensured: Session | None = None
+
+    @property
+    def name(self) -> str:
+        """dramatiq's name of the queue."""
+        return self.route.queue_name
+
+    async def ensure_stream(self, session: Session) -> None:
+        """Make the stream unless it exists.  Raises ConfigMismatch."""
+        await ensure_queue(session, self.route)
+        self._ensured = session
+
+    async def ensure_consumer(self, session: Session, max_deliver: int | None) -> Limits:
+        """Make the durable consumer unless it exists.  Raises ConfigMismatch."""
+        return await ensure_consumer(session, self.route, max_deliver)
+
+    def assumed_limits(self, max_deliver: int | None) -> Limits:
+        """What to go by where the server may not be asked."""
+        return Limits(self.route.settings.ack_wait or DEFAULT_ACK_WAIT, max_deliver)
+
+    def store(self, publication: Publication) -> Receipt:
+        """Publish a message and wait until the stream has stored it.
+
+        A stream that does not answer is made anew, or waited for: it may be without a leader.
+        """
+        deadline = time.monotonic() + self._connection.settings.timeout / 1000
+        while True:
+            try:
+                if self._managed and self._ensured is not self._connection.session():
+                    self._connection.call(self.ensure_stream)
+                return self._connection.publish(publication)
+            except StreamNotFound as error:
+                self._ensured = None
+                if time.monotonic() + PAUSE > deadline:
+                    raise self._missing(publication) from error
+                time.sleep(PAUSE)
+            except ApiError as error:
+                raise self._rejection(error, publication) from error
+
+    def _missing(self, publication: Publication) -> StreamNotFound:
+        return StreamNotFound(
+            f"{self.route.describe()}: no stream listens on {publication.subject!r}; prepare it, for example with "
+            f"'nats stream add {self.route.stream}', or let the broker do it (declare='auto')"
+        )
+
+    def _rejection(self, error: ApiError, publication: Publication) -> Exception:
+        where = self.route.describe()
+        if error.err_code == _TOO_LARGE:
+            return MessageTooLarge(
+                f"{where} refused a message of {publication.size} bytes, headers included: {error.description}; raise "
+                "the stream's max_msg_size, or send a reference to large data instead"
+            )
+        if error.err_code in _NO_SCHEDULES:
+            return DelayNotSupported(
+                f"{where} refused a delayed message: {error.description}; allow_msg_schedules must be on for the stream"
+            )
+        return EnqueueRejected(f"{where} refused a message: {error.description} (error {error.err_code})")

@@ -1,0 +1,186 @@
+"""Settings as frozen dataclasses: defaults, validation, times in milliseconds."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Payload = Literal["dramatiq", "json"]
+Declare = Literal["auto", "never"]
+DeadLetterMode = Literal["move", "keep"]
+Discard = Literal["old", "new"]
+
+#: How long the server waits for an acknowledgement, or a sign of progress, before it delivers a
+#: message again.  The walkthrough's and the server's own default.
+DEFAULT_ACK_WAIT = 30_000
+
+#: How long the server remembers message ids, so that a repeated publish is stored once.  The
+#: server's default; it keeps every id of the window in memory.
+DEFAULT_DUPLICATE_WINDOW = 120_000
+
+#: How long a call waits for a server that is away.  Twice what a cluster takes to elect a leader.
+DEFAULT_TIMEOUT = 10_000
+
+#: How long dead letters are kept: dramatiq's default for RabbitMQ and Redis.
+DEFAULT_DEAD_MESSAGE_TTL = 86_400_000 * 7
+
+#: dramatiq's own variable for it, read by its RabbitmqBroker.
+DEAD_MESSAGE_TTL_VARIABLE = "dramatiq_dead_message_ttl"
+
+#: How long a message waits for a worker that knows its actor.
+DEFAULT_UNKNOWN_ACTOR_GRACE = 300_000
+
+DEFAULT_URL = "nats://127.0.0.1:4222"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkQueue:
+    """How a dramatiq queue is kept on the server.
+
+    Without ``stream`` it tunes a queue of this package's own.  With ``stream``, ``subject`` and
+    ``consumer`` it binds the queue to a stream and a durable consumer that somebody else owns;
+    there, what is left at ``None`` is neither demanded of the server nor changed.
+
+    Parameters:
+      stream(str): The stream to bind to.  Defaults to a stream of our own.
+      subject(str): The subject of this queue's messages in that stream.
+      consumer(str): The durable consumer that delivers them.
+      stream_subjects(Sequence[str]): What the stream listens on, should it have to be made.
+        Defaults to the queue's subject.
+      payload(str): ``"dramatiq"`` for dramatiq's own encoding, the default of our own streams;
+        ``"json"`` for one plain JSON object, the actor's keyword arguments, the default of others.
+      actor(str): The actor of messages that do not name one.  Defaults to the only actor declared
+        on the queue.
+      ack_wait(int): After how many milliseconds without a sign of life a message is delivered
+        again.  Workers renew it while they hold a message.  Defaults to 30 seconds.
+      max_deliver(int): How many times a message is delivered at most.  Defaults, in our own
+        streams, to one more than the largest ``max_retries`` of the queue's actors.
+      max_msg_size(int): The largest message in bytes, headers included.  Unlimited by default.
+      max_msgs(int): How many messages the stream holds at most.  Unlimited by default.
+      max_bytes(int): How many bytes the stream holds at most.  Unlimited by default.
+      discard(str): What a full stream does: ``"new"`` refuses new messages, ``"old"`` drops the
+        oldest.  Defaults to ``"old"``, which a limited stream of our own does not accept.
+      duplicate_window(int): For how many milliseconds the server remembers message ids.
+        Defaults to 2 minutes.
+      replicas(int): How many servers of a cluster keep the stream.  Defaults to the broker's.
+      dead_letters(str): ``"move"`` takes a message that cannot be handled to the dead-letter
+        stream, the default of our own streams; ``"keep"`` leaves it where it is, out of attempts,
+        the default of others.
+      confirm_acks(bool): Wait for the server to confirm each acknowledgement.  Defaults to False.
+
+    Raises:
+      ValueError: If the settings contradict each other or are out of range.
+    """
+
+    stream: str | None = None
+    subject: str | None = None
+    consumer: str | None = None
+    stream_subjects: Sequence[str] = ()
+    payload: Payload | None = None
+    actor: str | None = None
+    ack_wait: int | None = None
+    max_deliver: int | None = None
+    max_msg_size: int | None = None
+    max_msgs: int | None = None
+    max_bytes: int | None = None
+    discard: Discard | None = None
+    duplicate_window: int | None = None
+    replicas: int | None = None
+    dead_letters: DeadLetterMode | None = None
+    confirm_acks: bool = False
+
+    def __post_init__(self) -> None:
+        bound = (self.stream, self.subject, self.consumer)
+        if any(bound) and not all(bound):
+            raise ValueError("a WorkQueue needs stream, subject and consumer together, or none of them")
+        if self.subject and any(token in ("*", ">", "") for token in self.subject.split(".")):
+            raise ValueError(f"subject {self.subject!r} must be a full subject: messages are published to it")
+        if not self.bound and (self.payload == "json" or self.stream_subjects or self.dead_letters == "keep"):
+            raise ValueError("payload='json', stream_subjects and dead_letters='keep' need a bound stream")
+        if not self.bound and self.discard != "new" and (self.max_msgs or self.max_bytes):
+            raise ValueError("a limited queue would silently drop its oldest messages: add discard='new'")
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        _one_of("payload", self.payload, get_args(Payload))
+        _one_of("discard", self.discard, get_args(Discard))
+        _one_of("dead_letters", self.dead_letters, get_args(DeadLetterMode))
+        _at_least("ack_wait", self.ack_wait, 1_000)
+        _at_least("duplicate_window", self.duplicate_window, 100)
+        for name in ("max_deliver", "max_msg_size", "max_msgs", "max_bytes", "replicas"):
+            _at_least(name, getattr(self, name), 1)
+
+    @property
+    def bound(self) -> bool:
+        """Whether the stream is somebody else's."""
+        return self.stream is not None
+
+    @property
+    def plain_json(self) -> bool:
+        """Whether a message's body is one JSON object, the actor's keyword arguments."""
+        return self.payload == "json" or (self.bound and self.payload is None)
+
+    @property
+    def keeps_dead_letters(self) -> bool:
+        """Whether a message that cannot be handled stays in its stream."""
+        return self.dead_letters == "keep" or (self.bound and self.dead_letters is None)
+
+    @property
+    def allows_delays(self) -> bool:
+        """Whether the stream is one of ours with the server's message scheduler switched on.
+
+        The scheduler and ``discard="new"`` exclude each other on the server.
+        """
+        return not self.bound and self.discard != "new"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerSettings:
+    """What a broker was told, checked once.  See :class:`JetStreamBroker` for each parameter."""
+
+    url: str | Sequence[str] | None = None
+    namespace: str = "dramatiq"
+    queues: Mapping[str, WorkQueue] = field(default_factory=dict)
+    declare: Declare = "auto"
+    replicas: int = 1
+    domain: str | None = None
+    timeout: int = DEFAULT_TIMEOUT
+    dead_message_ttl: int | None = None
+    unknown_actor_grace: int = DEFAULT_UNKNOWN_ACTOR_GRACE
+    connect_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _one_of("declare", self.declare, get_args(Declare))
+        _at_least("replicas", self.replicas, 1)
+        _at_least("timeout", self.timeout, 1)
+        _at_least("dead_message_ttl", self.dead_message_ttl, 0)
+        _at_least("unknown_actor_grace", self.unknown_actor_grace, 0)
+
+    def queue(self, queue_name: str) -> WorkQueue:
+        """The settings of a queue; those of an ordinary one if it has none of its own."""
+        return self.queues.get(queue_name) or WorkQueue()
+
+    def servers(self) -> list[str]:
+        """The servers' addresses; ``NATS_URL`` is read now, not at import."""
+        url = self.url or os.environ.get("NATS_URL") or DEFAULT_URL
+        parts = url.split(",") if isinstance(url, str) else url
+        return [part.strip() for part in parts if part.strip()]
+
+    def dead_letter_ttl(self) -> int:
+        """The milliseconds to keep dead letters; 0 for ever.  dramatiq's environment variable is honoured."""
+        if self.dead_message_ttl is not None:
+            return self.dead_message_ttl
+        return int(os.environ.get(DEAD_MESSAGE_TTL_VARIABLE, DEFAULT_DEAD_MESSAGE_TTL))
+
+
+def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
+    if value is not None and value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _at_least(name: str, value: float | None, minimum: int) -> None:
+    if value is not None and (not isinstance(value, int) or not math.isfinite(value) or value < minimum):
+        raise ValueError(f"{name} must be a whole number, at least {minimum}, not {value!r}")

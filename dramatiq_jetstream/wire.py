@@ -1,0 +1,278 @@
+"""A dramatiq message as subject, headers and body, and back."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote, unquote
+
+from dramatiq import Actor, Message, MessageProxy
+from dramatiq.errors import DecodeError
+from dramatiq.message import get_encoder
+
+from .errors import MessageTooLarge, UnsupportedMessage
+
+AnyMessage = Message[Any] | MessageProxy
+Headers = Mapping[str, str]
+Actors = Mapping[str, "Actor[..., Any]"]
+
+MSG_ID = "Nats-Msg-Id"
+TTL = "Nats-TTL"
+SCHEDULE = "Nats-Schedule"
+SCHEDULE_TARGET = "Nats-Schedule-Target"
+
+ACTOR = "Dramatiq-Actor"
+MESSAGE_ID = "Dramatiq-Message-Id"
+OPTIONS = "Dramatiq-Options"
+TIMESTAMP = "Dramatiq-Timestamp"
+
+#: A Nats-Msg-Id that carries the id of a dramatiq message, to spare a header of its own where
+#: headers count toward a small limit.
+_CARRYING_MSG_ID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[0-9a-f]{8}")
+
+#: A message published this many milliseconds after it was made says when that was; of others the
+#: time it was stored says enough.
+_TIMESTAMP_SLACK = 1_000
+
+_NUMBER = (int, float)
+_OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    "retries": (int,),
+    "max_retries": (int,),
+    "min_backoff": (int,),
+    "max_backoff": (int,),
+    "max_age": _NUMBER,
+    "time_limit": _NUMBER,
+    "on_retry_exhausted": (str,),
+    "pipe_target": (dict,),
+    "group_completion_callbacks": (list,),
+    "throws": (type, tuple),
+}
+
+
+class Publication(NamedTuple):
+    """One message as the server takes it."""
+
+    subject: str
+    body: bytes
+    headers: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        """The bytes that count toward ``max_msg_size``: headers and body."""
+        lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in self.headers.items())
+        return len(self.body) + (len(b"NATS/1.0\r\n\r\n") + lines if self.headers else 0)
+
+    def check_size(self, limit: int | None, where: str) -> None:
+        """Raise MessageTooLarge if the message exceeds a limit in bytes."""
+        if limit is not None and self.size > limit:
+            raise MessageTooLarge(
+                f"the message takes {self.size} bytes ({len(self.body)} of body, {self.size - len(self.body)} of "
+                f"headers), but {where} takes at most {limit}; send a reference to large data instead"
+            )
+
+
+class Origin(NamedTuple):
+    """Where a delivered message stands, read from its acknowledgement subject."""
+
+    stream: str
+    consumer: str
+    deliveries: int
+    sequence: int
+    timestamp: int
+
+    @classmethod
+    def parse(cls, reply: str) -> Origin:
+        """Read ``$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<…>.<nanoseconds>.<pending>``.
+
+        Newer servers put the domain and the account's hash before the stream.
+        """
+        tokens = reply.split(".")
+        if len(tokens) < 9 or tokens[:2] != ["$JS", "ACK"]:
+            raise ValueError(f"not an acknowledgement subject: {reply!r}")
+        start = 2 if len(tokens) == 9 else 4
+        stream, consumer, deliveries, sequence, _, timestamp = tokens[start : start + 6]
+        return cls(stream, consumer, int(deliveries), int(sequence), int(timestamp))
+
+    @property
+    def milliseconds(self) -> int:
+        """When the message was stored, as dramatiq counts time."""
+        return self.timestamp // 1_000_000
+
+
+class PayloadFormat(Protocol):
+    """How messages of a queue are written."""
+
+    def encode(self, message: AnyMessage) -> tuple[bytes, dict[str, str]]:
+        """Return the body and the headers, a fresh Nats-Msg-Id among them."""
+
+    def decode(self, body: bytes, headers: Headers, origin: Origin) -> Message[Any]:
+        """Return the message, or raise dramatiq's DecodeError."""
+
+
+class DramatiqPayload:
+    """The body is what dramatiq's encoder makes of the whole message.
+
+    Parameters:
+      queue_name(str): The queue that messages are read from.
+    """
+
+    def __init__(self, queue_name: str) -> None:
+        self.queue_name = queue_name
+
+    def encode(self, message: AnyMessage) -> tuple[bytes, dict[str, str]]:
+        return message.encode(), {MSG_ID: secrets.token_hex(12)}
+
+    def decode(self, body: bytes, headers: Headers, origin: Origin) -> Message[Any]:
+        try:
+            fields = get_encoder().decode(body)
+            _check_fields(fields)
+            # dramatiq's worker looks consumers up by this name, and would hold a message with an
+            # eta back in its own memory.
+            fields["queue_name"] = self.queue_name
+            fields["options"].pop("eta", None)
+            return Message(**fields)
+        except Exception as error:
+            raise DecodeError(f"not a dramatiq message: {error}", body, error) from error
+
+
+class JsonPayload:
+    """The body is one JSON object, the actor's keyword arguments; anyone can write it.
+
+    Parameters:
+      queue_name(str): The queue that messages are read from.
+      actor_name(Callable): Gives the actor of messages that name none, or None.
+      actors(Callable): Gives the declared actors, for their signatures.
+    """
+
+    def __init__(self, queue_name: str, actor_name: Callable[[], str | None], actors: Callable[[], Actors]) -> None:
+        self.queue_name = queue_name
+        self.actor_name = actor_name
+        self.actors = actors
+
+    def encode(self, message: AnyMessage) -> tuple[bytes, dict[str, str]]:
+        try:
+            kwargs = self._keyword_arguments(message)
+            body = json.dumps(kwargs, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+            headers = self._headers(message)
+        except (TypeError, ValueError) as error:
+            raise UnsupportedMessage(
+                f"queue {self.queue_name!r} takes plain JSON, and {message.actor_name!r} was sent what it cannot "
+                f"express: {error}"
+            ) from error
+        return body, headers
+
+    def decode(self, body: bytes, headers: Headers, origin: Origin) -> Message[Any]:
+        try:
+            return Message(
+                queue_name=self.queue_name,
+                actor_name=self._actor_of(headers),
+                args=(),
+                kwargs=_json_object(body),
+                options=_read_options(headers),
+                message_id=_message_id(headers) or f"{origin.stream}-{origin.sequence}",
+                message_timestamp=int(headers.get(TIMESTAMP, origin.milliseconds)),
+            )
+        except Exception as error:
+            raise DecodeError(f"not a plain JSON message: {error}", body, error) from error
+
+    def _keyword_arguments(self, message: AnyMessage) -> dict[str, Any]:
+        if not message.args:
+            return dict(message.kwargs)
+
+        actor = self.actors().get(message.actor_name)
+        if actor is None:
+            raise TypeError("positional arguments of an actor that is not declared here; pass them by name")
+        signature = inspect.signature(actor.fn)
+        arguments = signature.bind(*message.args, **message.kwargs).arguments
+        for name in list(arguments):
+            kind = signature.parameters[name].kind
+            if kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+                raise TypeError(f"parameter {name!r} takes positional arguments only")
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                arguments.update(arguments.pop(name))
+        return dict(arguments)
+
+    def _headers(self, message: AnyMessage) -> dict[str, str]:
+        carrying = f"{message.message_id}.{secrets.token_hex(4)}"
+        headers = {MSG_ID: carrying}
+        if not _CARRYING_MSG_ID.fullmatch(carrying):
+            headers = {MSG_ID: secrets.token_hex(12), MESSAGE_ID: quote_text(message.message_id)}
+        if message.actor_name != self.actor_name():
+            headers[ACTOR] = quote_text(message.actor_name)
+        if message.options:
+            headers[OPTIONS] = json.dumps(message.options, separators=(",", ":"))
+        if abs(time.time() * 1000 - message.message_timestamp) > _TIMESTAMP_SLACK:
+            headers[TIMESTAMP] = str(message.message_timestamp)
+        return headers
+
+    def _actor_of(self, headers: Headers) -> str:
+        name = unquote_text(headers[ACTOR]) if ACTOR in headers else self.actor_name()
+        if name is None:
+            raise ValueError(f"it names no actor, and queue {self.queue_name!r} has not exactly one")
+        return name
+
+
+def quote_text(text: str) -> str:
+    """Any text as a header's value, where line breaks and edge spaces would not survive."""
+    return quote(text, safe="/:", errors="surrogatepass")
+
+
+def unquote_text(value: str) -> str:
+    """The text that :func:`quote_text` made a header's value of."""
+    return unquote(value, errors="surrogatepass")
+
+
+def _message_id(headers: Headers) -> str | None:
+    if MESSAGE_ID in headers:
+        return unquote_text(headers[MESSAGE_ID])
+    match = _CARRYING_MSG_ID.fullmatch(headers.get(MSG_ID, ""))
+    return match[1] if match else None
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    value = json.loads(body)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _read_options(headers: Headers) -> dict[str, Any]:
+    options = _json_object(headers[OPTIONS].encode()) if OPTIONS in headers else {}
+    _check_options(options)
+    options.pop("eta", None)
+    return options
+
+
+def _check_fields(fields: Any) -> None:
+    """Refuse what would pass dramatiq's decoder and then fail in its threads."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected an object, found {type(fields).__name__}")
+    for name, types in (
+        ("queue_name", (str,)),
+        ("actor_name", (str,)),
+        ("args", (list, tuple)),
+        ("kwargs", (dict,)),
+        ("options", (dict,)),
+        ("message_id", (str,)),
+        ("message_timestamp", (int,)),
+    ):
+        if not isinstance(fields.get(name), types):
+            raise ValueError(f"{name} must be {types[0].__name__}, found {fields.get(name)!r:.80}")
+    if not all(isinstance(name, str) for name in fields["kwargs"]):
+        raise ValueError("kwargs must have names for keys")
+    _check_options(fields["options"])
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse options that dramatiq's own middleware would trip over after the actor ran."""
+    for name, types in _OPTION_TYPES.items():
+        value = options.get(name)
+        if value is not None and not isinstance(value, types):
+            raise ValueError(f"option {name} must be {types[0].__name__}, found {value!r:.80}")
+        if isinstance(value, int) and abs(value) > 2**63:
+            raise ValueError(f"option {name} is out of range")
