@@ -16,10 +16,11 @@ from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
 
 from .attempts import Attempts
+from .burial import Graveyard
 from .connection import Connection
 from .consumer import JetStreamConsumer
 from .counts import count, purge
-from .dead_letters import Graveyard
+from .dead_letters import DeadLetters
 from .delays import Waits, check_delay, due_at, publication
 from .delivery import Delivery, JetStreamMessage
 from .handling import QueueHandling
@@ -116,6 +117,8 @@ class JetStreamBroker(Broker):
         self._attempts = Attempts(self.names, replicas)
         self._graveyard = Graveyard(self.connection, self.names, replicas, managed=self._managed)
         self._queues: dict[str, Queue] = {}
+        #: The messages that could not be handled.
+        self.dead_letters = DeadLetters(self.connection, self.names, self._queue)
         self._consumers: weakref.WeakSet[JetStreamConsumer] = weakref.WeakSet()
         self._worker_threads: int | None = None
         self._finishing = _Finishing()
@@ -315,8 +318,7 @@ class JetStreamBroker(Broker):
             super().emit_after(signal, *args, **kwargs)
 
     def _enqueue(self, message: Message[Any], delay: int | None) -> Message[Any]:
-        self.declare_queue(message.queue_name)
-        queue = self._queues[q_name(message.queue_name)]
+        queue = self._queue(message.queue_name)
         due = None
         if delay is not None and delay > 0:
             check_delay(queue.route)
@@ -365,6 +367,10 @@ class JetStreamBroker(Broker):
     def _stop_consumers(self) -> None:
         for consumer in list(self._consumers):
             consumer.stop()
+
+    def _queue(self, queue_name: str) -> Queue:
+        self.declare_queue(queue_name)
+        return self._queues[q_name(queue_name)]
 
     def _declared(self, queue_name: str) -> Queue:
         try:

@@ -1,161 +1,215 @@
-"""Where messages end that cannot be handled: stored and confirmed there before they are removed here."""
+"""Dead letters for the person who looks after them: list, get, requeue, purge."""
 
 from __future__ import annotations
 
 import json
-import os
-import socket
-import traceback
-from enum import Enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-from dramatiq.common import current_millis
-from dramatiq.logging import get_logger
-from dramatiq.middleware import SkipMessage
+from dramatiq import Message
+from dramatiq.errors import DecodeError
 
+from . import burial, stored
 from .connection import Connection
-from .delivery import Delivery, JetStreamMessage
+from .delays import publication
+from .errors import ApiError, UnsupportedMessage
 from .names import Names
-from .session import Session
-from .topology import HELPER_DEMANDS, Route, dead_letter_config, ensure_stream
-from .wire import ACTOR, MESSAGE_ID, MSG_ID, TTL, Publication, quote_text
+from .queues import Queue
+from .stored import Stored
+from .topology import STREAM_NOT_FOUND
+from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, Publication, unquote_text
 
-QUEUE = "Dramatiq-Queue"
-REASON = "Dramatiq-Reason"
-EXCEPTION = "Dramatiq-Exception"
-EXCEPTION_TEXT = "Dramatiq-Exception-Text"
-TRACEBACK = "Dramatiq-Traceback"
-ATTEMPTS = "Dramatiq-Attempts"
-ENQUEUED = "Dramatiq-Enqueued"
-FAILED = "Dramatiq-Failed"
-WORKER = "Dramatiq-Worker"
-STREAM = "Dramatiq-Stream"
-SEQUENCE = "Dramatiq-Sequence"
-KEPT = "Dramatiq-Kept"
+#: How many entries are read at a time.
+PAGE = 256
 
-#: The longest exception text and traceback in characters; an entry must fit beside its message.
-MAX_TEXT = 1_000
-MAX_TRACEBACK = 8_000
-
-_PREFIX = "Dramatiq-"
+#: What earlier attempts left in a message's options, and a fresh start must not have.
+SPENT_OPTIONS = ("retries", "traceback", "requeue_timestamp", "handoff_failures", "unknown_actor_since")
 
 
-class Reason(str, Enum):
-    """Why a message is a dead letter."""
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that could not be handled, and why.
 
-    RETRIES_EXHAUSTED = "retries exhausted"
-    ATTEMPTS_EXCEEDED = "attempts exceeded"
-    UNDECODABLE = "undecodable"
-    UNKNOWN_ACTOR = "unknown actor"
-    SKIPPED = "skipped by middleware"
-    AGE_LIMIT = "age limit"
-    NOT_RETRIED = "exception that is not retried"
-    HANDOFF_FAILED = "next message could not be enqueued"
+    Parameters:
+      number(int): Its number among the dead letters.
+      queue_name(str): The queue it was in.
+      actor_name(str): The actor it was for, if that is known.
+      message_id(str): dramatiq's id of the message, if that is known.
+      reason(str): Why it ended here.
+      exception(str): The class of the exception it ended with, if any.
+      exception_text(str): That exception's text.
+      traceback(str): That exception's traceback.
+      attempts(int): How many attempts were made.
+      enqueued_at(int): When it was first enqueued, in UNIX milliseconds.
+      failed_at(int): When it ended here, in UNIX milliseconds.
+      worker(str): The host and process that gave up on it.
+      stream(str): The stream it was in.
+      sequence(int): Its sequence there.
+      kept(bool): Whether it still is there, as in streams of others.
+      body(bytes): The message as it was sent.
+      headers(dict): Its headers, and those of this entry.
+    """
+
+    number: int
+    queue_name: str
+    actor_name: str | None
+    message_id: str | None
+    reason: str
+    exception: str | None
+    exception_text: str | None
+    traceback: str | None
+    attempts: int
+    enqueued_at: int
+    failed_at: int
+    worker: str
+    stream: str
+    sequence: int
+    kept: bool
+    body: bytes
+    headers: dict[str, str]
+
+    @classmethod
+    def read(cls, entry: Stored) -> DeadLetter:
+        """Read an entry as the dead-letter stream keeps it."""
+        headers = dict(entry.headers)
+
+        def text(name: str) -> str | None:
+            return unquote_text(headers[name]) if name in headers else None
+
+        def decoded(name: str) -> str | None:
+            return str(json.loads(headers[name])) if name in headers else None
+
+        return cls(
+            number=entry.sequence,
+            queue_name=text(burial.QUEUE) or "",
+            actor_name=text(ACTOR),
+            message_id=text(MESSAGE_ID),
+            reason=headers.get(burial.REASON, ""),
+            exception=headers.get(burial.EXCEPTION),
+            exception_text=decoded(burial.EXCEPTION_TEXT),
+            traceback=decoded(burial.TRACEBACK),
+            attempts=int(headers.get(burial.ATTEMPTS, 0)),
+            enqueued_at=int(headers.get(burial.ENQUEUED, 0)),
+            failed_at=int(headers.get(burial.FAILED, 0)),
+            worker=headers.get(burial.WORKER, ""),
+            stream=headers.get(burial.STREAM, ""),
+            sequence=int(headers.get(burial.SEQUENCE, 0)),
+            kept=burial.KEPT in headers,
+            body=entry.body,
+            headers=headers,
+        )
 
 
-def reason_of(message: JetStreamMessage) -> Reason:
-    """Tell from what dramatiq left on a rejected message why it was rejected."""
-    exception = message._exception
-    if isinstance(exception, SkipMessage):
-        return Reason.AGE_LIMIT if "age limit" in str(exception).lower() else Reason.SKIPPED
-    if exception is None:
-        return Reason.SKIPPED
-    retried = message.options.get("retries", 0) > message.received_retries
-    return Reason.RETRIES_EXHAUSTED if retried else Reason.NOT_RETRIED
-
-
-class Graveyard:
-    """Writes dead letters.
+class DeadLetters:
+    """The dead letters of a broker's namespace.
 
     Parameters:
       connection(Connection): The way to the server.
       names(Names): The names of the namespace.
-      replicas(int): How many servers keep the stream.
-      managed(bool): Whether the stream may be made.
+      queue(Callable): Gives a queue by name.
     """
 
-    def __init__(self, connection: Connection, names: Names, replicas: int, *, managed: bool) -> None:
-        self.logger = get_logger(__name__, type(self))
+    def __init__(self, connection: Connection, names: Names, queue: Callable[[str], Queue]) -> None:
         self._connection = connection
         self._names = names
-        self._replicas = replicas
-        self._managed = managed
-        self._ensured: Session | None = None
+        self._queue = queue
 
-    def bury(
-        self,
-        route: Route,
-        delivery: Delivery,
-        message: JetStreamMessage | None,
-        reason: Reason,
-        error: BaseException | None,
-        ttl: int,
-    ) -> None:
-        """Store a dead letter; once, however often it is repeated.
+    def list(self, queue_name: str | None = None, actor_name: str | None = None) -> Iterator[DeadLetter]:
+        """Go through the dead letters, oldest first, a page at a time.
 
         Parameters:
-          route(Route): The queue it comes from.
-          delivery(Delivery): The delivery that ended here.
-          message(JetStreamMessage): The decoded message, if it could be decoded.
-          reason(Reason): Why it ended.
-          error(BaseException): What it ended with, if it was an exception.
-          ttl(int): The milliseconds to keep it; 0 for ever.
+          queue_name(str): Only those of this queue.
+          actor_name(str): Only those of this actor.
 
         Raises:
-          BrokerConnectionError: If it cannot be stored now.
+          BrokerConnectionError: If the server cannot be reached.
         """
-        self._ensure()
-        actor = message.actor_name if message else "="
-        headers = {name: value for name, value in delivery.headers.items() if name.startswith(_PREFIX)}
-        headers |= _origin_headers(route, delivery) | {
-            REASON: reason.value,
-            ATTEMPTS: str(_attempts(delivery, message)),
-        }
-        if message is not None:
-            headers |= {
-                ACTOR: quote_text(message.actor_name),
-                MESSAGE_ID: quote_text(message.message_id),
-                ENQUEUED: str(message.message_timestamp),
-            }
-        headers |= _error_headers(error, message)
-        if ttl > 0:
-            headers[TTL] = str(max(-(-ttl // 1000), 1))
-        subject = self._names.dead_subject(route.queue_name, actor)
-        self._connection.publish(Publication(subject, delivery.body, headers))
-        self.logger.warning("Message %s of queue %r is a dead letter: %s.", delivery, route.queue_name, reason.value)
+        subject = self._names.dead_subject(queue_name, actor_name)
+        start = 1
+        while True:
+            page = self._read(subject, start)
+            yield from map(DeadLetter.read, page)
+            if len(page) < PAGE:
+                return
+            start = page[-1].sequence + 1
 
-    def _ensure(self) -> None:
-        session = self._connection.session()
-        if self._managed and self._ensured is not session:
-            config = dead_letter_config(self._names, self._replicas)
-            self._connection.call(lambda live: ensure_stream(live, config, HELPER_DEMANDS, "dead letters"))
-            self._ensured = session
+    def get(self, number: int) -> DeadLetter | None:
+        """Get a dead letter by its number, or None if there is none."""
+        try:
+            found = self._connection.call(partial(stored.get, stream=self._names.dead_letters, sequence=number))
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return None
+            raise
+        return DeadLetter.read(found) if found else None
+
+    def requeue(self, entry: DeadLetter) -> None:
+        """Put a dead letter back into its queue, with all its attempts ahead of it.
+
+        It leaves the dead letters once the queue has stored it; repeating this after a crash does
+        not store it twice.
+
+        Raises:
+          UnsupportedMessage: If it cannot be decoded, or is gone from the stream that kept it.
+          BrokerConnectionError: If the server cannot be reached.
+        """
+        queue = self._queue(entry.queue_name)
+        source = self._kept(entry) if entry.kept else Stored(entry.sequence, "", entry.headers, entry.body)
+        fresh = publication(queue.route, queue.payload, _fresh(self._decode(queue, entry, source)))
+        queue.store(_named(fresh, f"requeued.{entry.headers.get(MSG_ID, entry.number)}"))
+        if entry.kept:
+            self._connection.call(partial(stored.delete, stream=entry.stream, sequence=entry.sequence))
+        self.delete(entry)
+
+    def delete(self, entry: DeadLetter) -> bool:
+        """Remove one entry for good, and tell whether it was still there."""
+        return self._connection.call(partial(stored.delete, stream=self._names.dead_letters, sequence=entry.number))
+
+    def purge(self, queue_name: str | None = None, actor_name: str | None = None) -> int:
+        """Remove dead letters for good, and tell how many.
+
+        Parameters:
+          queue_name(str): Only those of this queue.
+          actor_name(str): Only those of this actor.
+        """
+        request = {"filter": self._names.dead_subject(queue_name, actor_name)}
+        try:
+            answer = self._connection.call(
+                lambda session: session.call_api(f"STREAM.PURGE.{self._names.dead_letters}", request)
+            )
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return 0
+            raise
+        return int(answer["purged"])
+
+    def _read(self, subject: str, start: int) -> Sequence[Stored]:
+        return self._connection.call(
+            partial(stored.read, stream=self._names.dead_letters, subject=subject, start=start, count=PAGE)
+        )
+
+    def _kept(self, entry: DeadLetter) -> Stored:
+        found = self._connection.call(partial(stored.get, stream=entry.stream, sequence=entry.sequence))
+        if found is None:
+            raise UnsupportedMessage(f"message {entry.sequence} is no longer in the stream {entry.stream!r}")
+        return found
+
+    def _decode(self, queue: Queue, entry: DeadLetter, source: Stored) -> Message[Any]:
+        origin = Origin(entry.stream, queue.route.consumer, 1, entry.sequence, entry.enqueued_at * 1_000_000)
+        try:
+            return queue.payload.decode(source.body, source.headers, origin)
+        except DecodeError as error:
+            raise UnsupportedMessage(
+                f"dead letter {entry.number} of queue {entry.queue_name!r} cannot be requeued: {error}"
+            ) from error
 
 
-def _origin_headers(route: Route, delivery: Delivery) -> dict[str, str]:
-    origin = delivery.origin
-    return {
-        MSG_ID: f"{delivery}.{origin.timestamp}",
-        QUEUE: quote_text(route.queue_name),
-        STREAM: origin.stream,
-        SEQUENCE: str(origin.sequence),
-        ENQUEUED: str(origin.milliseconds),
-        FAILED: str(current_millis()),
-        WORKER: f"{socket.gethostname()} {os.getpid()}",
-        **({KEPT: "1"} if route.settings.keeps_dead_letters else {}),
-    }
+def _fresh(message: Message[Any]) -> Message[Any]:
+    options = {name: value for name, value in message.options.items() if name not in SPENT_OPTIONS}
+    return replace(message, options=options)
 
 
-def _error_headers(error: BaseException | None, message: JetStreamMessage | None) -> dict[str, str]:
-    headers = {}
-    trace = message.options.get("traceback") if message else None
-    if error is not None:
-        headers[EXCEPTION] = f"{type(error).__module__}.{type(error).__qualname__}"
-        headers[EXCEPTION_TEXT] = json.dumps(str(error)[:MAX_TEXT])
-        trace = trace or "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if trace:
-        headers[TRACEBACK] = json.dumps(str(trace)[-MAX_TRACEBACK:])
-    return headers
-
-
-def _attempts(delivery: Delivery, message: JetStreamMessage | None) -> int:
-    return max(message.received_retries if message else 0, delivery.earlier_attempts) + 1
+def _named(publication: Publication, message_id: str) -> Publication:
+    return publication._replace(headers={**publication.headers, MSG_ID: message_id})

@@ -9,8 +9,8 @@ from dramatiq.common import compute_backoff, current_millis
 from dramatiq.errors import ActorNotFound, DecodeError
 from dramatiq.logging import get_logger
 
+from .burial import End, Graveyard, Reason, reason_of
 from .connection import Connection
-from .dead_letters import Graveyard, Reason, reason_of
 from .delays import Waits
 from .delivery import ACK, Delivery, JetStreamMessage
 from .errors import BrokerConnectionError, BrokerError
@@ -85,11 +85,7 @@ class QueueHandling:
     def undecodable(self, delivery: Delivery, error: DecodeError) -> None:
         """Take care of a message that is none."""
         self.logger.error("Message %s of queue %r: %s", delivery, self._route.queue_name, error)
-        if self._route.settings.keeps_dead_letters:
-            self._waits.redeliver(delivery, _backoff(delivery), {}, spent=True)
-        else:
-            self._graveyard.bury(self._route, delivery, None, Reason.UNDECODABLE, error, self._dead_message_ttl)
-            delivery.settle(ACK)
+        self._end(End(delivery, None, Reason.UNDECODABLE, error, self._dead_message_ttl))
 
     def acknowledge(self, message: JetStreamMessage) -> None:
         """Remove a message that is done."""
@@ -102,7 +98,10 @@ class QueueHandling:
 
     def retry(self, message: JetStreamMessage, delay: int) -> None:
         """Have a message delivered again later."""
-        self._waits.again(message, delay, spent=True)
+        if self._route.settings.bound and _is_last(message.delivery):
+            self._bury(message, Reason.RETRIES_EXHAUSTED, message._exception)
+        else:
+            self._waits.again(message, delay, spent=True)
 
     def come_back(self, message: JetStreamMessage) -> None:
         """Have a message delivered again because a hook could not hand its work on."""
@@ -176,13 +175,46 @@ class QueueHandling:
             self._waits.copy(message, min(max(waited, MIN_BACKOFF), MAX_BACKOFF))
 
     def _bury(self, message: JetStreamMessage, reason: Reason, error: BaseException | None) -> None:
-        delivery = message.delivery
-        if self._route.settings.keeps_dead_letters:
-            self._waits.redeliver(delivery, _backoff(delivery), message.changed_options(), spent=True)
-            return
         ttl = self._policy.option(message, "dead_message_ttl", self._dead_message_ttl)
-        self._graveyard.bury(self._route, delivery, message, reason, error, ttl)
-        delivery.settle(ACK)
+        self._end(End(message.delivery, message, reason, error, ttl))
+
+    def _end(self, end: End) -> None:
+        if self._route.settings.keeps_dead_letters:
+            self._keep(end)
+        else:
+            self._graveyard.bury(self._route, end)
+            end.delivery.settle(ACK)
+
+    def _keep(self, end: End) -> None:
+        """Use up the attempts of a message that stays in its stream, and point at it after the last."""
+        delivery = end.delivery
+        self.logger.warning(
+            "Message %s of queue %r failed, attempt %d of %s: %s",
+            delivery,
+            self._route.queue_name,
+            delivery.origin.deliveries,
+            delivery.holder.limits.max_deliver or "any number",
+            end.reason.value if end.error is None else f"{type(end.error).__name__}: {end.error}",
+        )
+        delay = _backoff(delivery)
+        if _is_last(delivery):
+            # The server notices on its next attempt to deliver it, which need not wait.
+            delay = 0
+            self._point_at(end)
+        options = end.message.changed_options() if end.message else {}
+        self._waits.redeliver(delivery, delay, options, spent=True)
+
+    def _point_at(self, end: End) -> None:
+        try:
+            self._graveyard.bury(self._route, end)
+        except BrokerError as error:
+            # The message itself is not lost: it is where its owner looks for it.
+            self.logger.warning("No dead letter points at message %s: %s", end.delivery, error)
+
+
+def _is_last(delivery: Delivery) -> bool:
+    limit = delivery.holder.limits.max_deliver
+    return limit is not None and delivery.origin.deliveries >= limit
 
 
 def _backoff(delivery: Delivery) -> int:

@@ -209,6 +209,11 @@ class Session:
             raise ApiError(operation, error["code"], error.get("err_code", 0), error.get("description", ""))
         return fields
 
+    def parse_headers(self, block: bytes) -> dict[str, str]:
+        """Read a block of headers as it is stored; from any thread."""
+        _, _, lines = block.partition(b"\r\n")
+        return Client._parse_header_lines(lines)
+
     async def _request_once(self, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float) -> Msg:
         denied = asyncio.get_running_loop().create_future()
         asking = (subject.lower(), denied)

@@ -1,0 +1,89 @@
+"""Reading messages that are stored in a stream, without consuming them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from nats.aio.msg import Msg
+
+from .errors import ApiError, CallTimeout
+from .session import Session
+
+MESSAGE_NOT_FOUND = 10037
+#: Deleting what is gone.
+SEQUENCE_NOT_FOUND = 10057
+
+_SUBJECT = "Nats-Subject"
+_SEQUENCE = "Nats-Sequence"
+
+
+class Stored(NamedTuple):
+    """One message as a stream keeps it."""
+
+    sequence: int
+    subject: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+async def read(session: Session, stream: str, subject: str, start: int, count: int) -> list[Stored]:
+    """Read messages in order, from a stream with direct access.
+
+    Parameters:
+      session(Session): The live connection.
+      stream(str): The stream.
+      subject(str): Which subjects; it may have wildcards.
+      start(int): The sequence to begin at.
+      count(int): How many at most.
+
+    Raises:
+      CallTimeout: If the answer is not complete within the timeout.
+    """
+    found: list[Stored] = []
+    complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def collect(msg: Msg) -> None:
+        headers = msg.headers or {}
+        if _SEQUENCE in headers:
+            found.append(Stored(int(headers[_SEQUENCE]), headers[_SUBJECT], headers, msg.data))
+        elif not complete.done():
+            complete.set_result(None)
+
+    inbox, subscription = await session.subscribe(collect)
+    request = json.dumps({"seq": start, "next_by_subj": subject, "batch": count}).encode()
+    try:
+        await session.client.publish(f"{session.api}.DIRECT.GET.{stream}", request, inbox)
+        await asyncio.wait_for(complete, session.timeout)
+    except asyncio.TimeoutError as error:
+        raise CallTimeout(f"reading the stream {stream!r}: the answer did not arrive in time") from error
+    finally:
+        await session.unsubscribe(subscription)
+    return found
+
+
+async def get(session: Session, stream: str, sequence: int) -> Stored | None:
+    """Get one message of any stream, or None if it is gone."""
+    try:
+        answer = await session.call_api(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
+    except ApiError as error:
+        if error.err_code == MESSAGE_NOT_FOUND:
+            return None
+        raise
+    message = answer["message"]
+    headers = session.parse_headers(base64.b64decode(message.get("hdrs", "")))
+    return Stored(sequence, message["subject"], headers, base64.b64decode(message.get("data", "")))
+
+
+async def delete(session: Session, stream: str, sequence: int) -> bool:
+    """Delete one message, and tell whether it was still there."""
+    try:
+        await session.call_api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+    except ApiError as error:
+        if error.err_code in (SEQUENCE_NOT_FOUND, MESSAGE_NOT_FOUND):
+            return False
+        raise
+    return True
