@@ -262,7 +262,8 @@ class JetStreamBroker(Broker):
             time.sleep(interval / 1000)
 
     def setup(self) -> None:
-        """Make the streams and consumers of every declared queue now, or check those that exist.
+        """Make the streams and consumers of every declared queue now, or check those that exist; and
+        what their workers need besides: the dead letters' stream and the attempts' records.
 
         Raises:
           ConfigMismatch: If one exists with settings that do not fit.
@@ -271,6 +272,8 @@ class JetStreamBroker(Broker):
         for queue in list(self._queues.values()):
             self.connection.call(queue.ensure_stream)
             self.connection.call(partial(queue.ensure_consumer, max_deliver=self._max_deliver(queue)))
+        self.connection.call(self._attempts.ensure)
+        self._graveyard.ensure()
 
     def publish(self, subject: str, body: bytes) -> None:
         """Publish a plain NATS message, outside of any queue, over the broker's connection.

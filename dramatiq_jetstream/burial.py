@@ -112,7 +112,7 @@ class Graveyard:
         Raises:
           BrokerConnectionError: If it cannot be stored now.
         """
-        self._ensure()
+        self.ensure()
         actor = end.message.actor_name if end.message else ""
         subject = self._names.dead_subject(route.queue_name, actor)
         self._connection.publish(Publication(subject, end.delivery.body, _headers(route, end)))
@@ -120,7 +120,8 @@ class Graveyard:
             "Message %s of queue %r is a dead letter: %s.", end.delivery, route.queue_name, end.reason.value
         )
 
-    def _ensure(self) -> None:
+    def ensure(self) -> None:
+        """Make the stream of dead letters unless it exists, or may not be made."""
         session = self._connection.session()
         if self._managed and self._ensured is not session:
             config = dead_letter_config(self._names, self._replicas)

@@ -88,7 +88,7 @@ class Connection:
             future.cancel()
             raise CallTimeout(
                 f"the server did not confirm a message to {publication.subject!r} within {self.settings.timeout} ms: "
-                "it may or may not be stored"
+                "it may or may not be stored; check that the server is up, and send again if running twice does no harm"
             ) from error
 
     def close(self) -> None:

@@ -116,18 +116,21 @@ class DeadLetters:
         self._names = names
         self._queue = queue
 
-    def list(self, queue_name: str | None = None, actor_name: str | None = None) -> Iterator[DeadLetter]:
+    def list(
+        self, queue_name: str | None = None, actor_name: str | None = None, *, after: int = 0
+    ) -> Iterator[DeadLetter]:
         """Go through the dead letters, oldest first, a page at a time.
 
         Parameters:
           queue_name(str): Only those of this queue.
           actor_name(str): Only those of this actor.
+          after(int): Only those with a higher number.
 
         Raises:
           BrokerConnectionError: If the server cannot be reached.
         """
         subject = self._names.dead_subject(queue_name, actor_name)
-        start = 1
+        start = after + 1
         while True:
             page = self._read(subject, start)
             yield from map(DeadLetter.read, page)

@@ -23,9 +23,9 @@ from .topology import Route
 from .wire import MSG_ID, SCHEDULE, SCHEDULE_TARGET, AnyMessage, PayloadFormat, Publication
 
 
-def due_at(delay: int) -> int:
+def due_at(delay: float) -> int:
     """The UNIX time in milliseconds at which a delay that begins now has passed, never earlier."""
-    return math.ceil(time.time() * 1000) + delay
+    return math.ceil(time.time() * 1000) + math.ceil(delay)
 
 
 def publication(route: Route, payload: PayloadFormat, message: AnyMessage, due: int | None = None) -> Publication:

@@ -15,6 +15,7 @@ RESERVED_NAMESPACES = frozenset({"KV", "OBJ"})
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _SPECIAL = re.compile(rb"[^A-Za-z0-9_-]")
+_SPECIAL_IN_PREFIX = re.compile(rb"[^A-Za-z0-9-]")
 
 
 def escape(name: str) -> str:
@@ -38,8 +39,12 @@ def escape(name: str) -> str:
     if len(name) <= MAX_TOKEN and _PLAIN.fullmatch(name):
         return name
 
+    return _escape(name, _SPECIAL)
+
+
+def _escape(name: str, special: re.Pattern[bytes]) -> str:
     raw = name.encode("utf-8", "surrogatepass")
-    token = _SPECIAL.sub(lambda match: b"=%02X" % match[0][0], raw).decode("ascii")
+    token = special.sub(lambda match: b"=%02X" % match[0][0], raw).decode("ascii")
     if len(token) > MAX_TOKEN:
         digest = hashlib.sha256(raw).hexdigest()[:32]
         token = f"{token[: MAX_TOKEN - 34]}=={digest}"
@@ -66,7 +71,7 @@ class Names:
 
         The first ``_`` of a queue's stream name ends the namespace, so it is escaped in here.
         """
-        token = escape(self.namespace).replace("_", "=5F")
+        token = _escape(self.namespace, _SPECIAL_IN_PREFIX)
         return f"={ord(token[0]):02X}{token[1:]}" if token in RESERVED_NAMESPACES else token
 
     @property
@@ -89,8 +94,11 @@ class Names:
         return f"{self.prefix}-advisories"
 
     def bucket(self, purpose: str) -> str:
-        """The KV bucket for a purpose, such as ``results``."""
-        return f"{self.prefix}-{purpose}"
+        """The KV bucket for a purpose, such as ``results``.
+
+        Clients refuse a bucket's name with ``=`` in it; ``_`` is free in here.
+        """
+        return f"{self.prefix.replace('=', '_')}-{purpose}"
 
     def stream(self, queue_name: str) -> str:
         """The stream of a queue."""

@@ -38,13 +38,12 @@ class Policy:
 
     def option(self, message: AnyMessage, name: str, default: Any = None) -> Any:
         """An option of the message, else of its actor, else a default."""
-        actor = self._broker.actors.get(message.actor_name)
-        return message.options.get(name, actor.options.get(name, default) if actor else default)
+        return message.options.get(name, self._actor_option(message, name, default))
 
     def max_retries(self, message: AnyMessage) -> int | None:
         """How many retries a message may have; None if only the exception can tell, or if there is no limit."""
         retries = self._middleware(Retries)
-        if retries is None or self.option(message, "retry_when", retries.retry_when) is not None:
+        if retries is None or self._actor_option(message, "retry_when", retries.retry_when) is not None:
             return None
         limit: int | None = self.option(message, "max_retries", retries.max_retries)
         return limit
@@ -57,15 +56,15 @@ class Policy:
             actor.options.get("max_retries", default)
             for actor in self._broker.actors.values()
             if actor.queue_name == queue_name
-        ]
-        return 1 + max((DEFAULT_MAX_RETRIES if limit is None else limit for limit in limits), default=default)
+        ] or [default]
+        return 1 + max(DEFAULT_MAX_RETRIES if limit is None else limit for limit in limits)
 
     def time_limit(self, message: AnyMessage) -> float | None:
         """The milliseconds a message may run; None if there is no limit."""
         limiter = self._middleware(TimeLimit)
         if limiter is None:
             return None
-        limit: float = self.option(message, "time_limit") or limiter.time_limit
+        limit: float = message.options.get("time_limit") or self._actor_option(message, "time_limit", limiter.time_limit)
         return limit if math.isfinite(limit) else None
 
     def start_clock(self, message: JetStreamMessage) -> None:
@@ -85,6 +84,10 @@ class Policy:
             lambda: route.settings.actor or self._only_actor(route.queue_name),
             lambda: self._broker.actors,
         )
+
+    def _actor_option(self, message: AnyMessage, name: str, default: Any) -> Any:
+        actor = self._broker.actors.get(message.actor_name)
+        return actor.options.get(name, default) if actor else default
 
     def _only_actor(self, queue_name: str) -> str | None:
         names = [name for name, actor in self._broker.actors.items() if actor.queue_name == queue_name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 #: Milliseconds of work to hold beyond what the threads are busy with: some times the way to the
 #: server and back, and short enough that nobody else could have started it much sooner.
@@ -26,18 +27,24 @@ class Prefetch:
       threads(int): How many messages can run at once.
       limit(int): The most to hold.
       lookahead(int): Milliseconds of work to hold beyond that.
+      clock(Callable): Gives the time in seconds.
     """
 
-    def __init__(self, threads: int, limit: int, lookahead: int = LOOKAHEAD) -> None:
+    def __init__(
+        self, threads: int, limit: int, lookahead: int = LOOKAHEAD, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.threads = threads
         self.limit = max(limit, threads)
         self.lookahead = lookahead / 1000
+        self._clock = clock
         self._pace = 0.0
         self._count = 0
-        self._since = time.monotonic()
+        self._since = clock()
 
     @classmethod
-    def choose(cls, prefetch: int, threads: int | None, *, bound: bool) -> Prefetch:
+    def choose(
+        cls, prefetch: int, threads: int | None, *, bound: bool, clock: Callable[[], float] = time.monotonic
+    ) -> Prefetch:
         """The prefetch of a consumer.
 
         Parameters:
@@ -45,17 +52,18 @@ class Prefetch:
             then gets it.
           threads(int): The worker's threads, if there is a worker.
           bound(bool): Whether the stream is somebody else's.
+          clock(Callable): Gives the time in seconds.
         """
         if bound:
-            return cls(min(threads or prefetch, prefetch), 0, 0)
+            return cls(min(threads or prefetch, prefetch), 0, 0, clock)
         if threads is not None and prefetch == 2 * threads:
-            return cls(threads, MAX_FACTOR * prefetch)
-        return cls(prefetch, 0, 0)
+            return cls(threads, MAX_FACTOR * prefetch, clock=clock)
+        return cls(prefetch, 0, 0, clock)
 
     @property
     def capacity(self) -> int:
         """How many messages may be held right now."""
-        passed = time.monotonic() - self._since
+        passed = self._clock() - self._since
         # Whoever has not finished anything for a while is slow, however quick it was before.
         pace = self._pace if passed < PACE_WINDOW else (self._count + 1) / passed
         return min(self.threads + int(pace * self.lookahead), self.limit)
@@ -63,11 +71,11 @@ class Prefetch:
     def finished(self) -> None:
         """Count a message that is done."""
         self._count += 1
-        passed = time.monotonic() - self._since
+        passed = self._clock() - self._since
         if passed >= PACE_WINDOW or self._count >= self.limit:
             self._pace = self._count / max(passed, 0.001)
             self._count = 0
-            self._since = time.monotonic()
+            self._since = self._clock()
 
     def wanted(self, held: int) -> int:
         """How many more to ask for; 0 until it is worth a request."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -34,6 +34,10 @@ DEAD_MESSAGE_TTL_VARIABLE = "dramatiq_dead_message_ttl"
 DEFAULT_UNKNOWN_ACTOR_GRACE = 300_000
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
+
+#: What the server takes for the name of a stream or a durable consumer.
+_NAME = re.compile(r"[^\s.*>/\\]{1,255}")
+_SPACE = re.compile(r"\s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +100,25 @@ class WorkQueue:
         bound = (self.stream, self.subject, self.consumer)
         if any(bound) and not all(bound):
             raise ValueError("a WorkQueue needs stream, subject and consumer together, or none of them")
-        if self.subject and any(token in ("*", ">", "") for token in self.subject.split(".")):
-            raise ValueError(f"subject {self.subject!r} must be a full subject: messages are published to it")
+        self._check_names()
         if not self.bound and (self.payload == "json" or self.stream_subjects or self.dead_letters == "keep"):
             raise ValueError("payload='json', stream_subjects and dead_letters='keep' need a bound stream")
         if not self.bound and self.discard != "new" and (self.max_msgs or self.max_bytes):
             raise ValueError("a limited queue would silently drop its oldest messages: add discard='new'")
         self._check_ranges()
+
+    def _check_names(self) -> None:
+        for name in ("stream", "consumer"):
+            value = getattr(self, name)
+            if value is not None and not _NAME.fullmatch(value):
+                raise ValueError(f"{name} {value!r} must be a name without spaces, dots, wildcards and slashes")
+        if isinstance(self.stream_subjects, str):
+            raise ValueError(f"stream_subjects must be a list of subjects, not the text {self.stream_subjects!r}")
+        if self.subject is not None and not {"*", ">"}.isdisjoint(self.subject.split(".")):
+            raise ValueError(f"subject {self.subject!r} must be a full subject: messages are published to it")
+        for subject in (self.subject, *self.stream_subjects):
+            if subject is not None and ("" in subject.split(".") or _SPACE.search(subject)):
+                raise ValueError(f"{subject!r} is not a subject: tokens between dots, without spaces")
 
     def _check_ranges(self) -> None:
         _one_of("payload", self.payload, get_args(Payload))
@@ -173,7 +189,10 @@ class BrokerSettings:
         """The milliseconds to keep dead letters; 0 for ever.  dramatiq's environment variable is honoured."""
         if self.dead_message_ttl is not None:
             return self.dead_message_ttl
-        return int(os.environ.get(DEAD_MESSAGE_TTL_VARIABLE, DEFAULT_DEAD_MESSAGE_TTL))
+        given = os.environ.get(DEAD_MESSAGE_TTL_VARIABLE, str(DEFAULT_DEAD_MESSAGE_TTL))
+        if not given.isdecimal():
+            raise ValueError(f"{DEAD_MESSAGE_TTL_VARIABLE} in the environment must be milliseconds, not {given!r}")
+        return int(given)
 
 
 def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
@@ -182,5 +201,5 @@ def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def _at_least(name: str, value: float | None, minimum: int) -> None:
-    if value is not None and (not isinstance(value, int) or not math.isfinite(value) or value < minimum):
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
         raise ValueError(f"{name} must be a whole number, at least {minimum}, not {value!r}")

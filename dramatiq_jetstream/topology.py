@@ -328,5 +328,5 @@ _ADVICE = (
 
 def _readable(name: str, value: Any) -> Any:
     if name in _DURATIONS and value:
-        return f"{value / 1_000_000_000:g}s"
+        return f"{value / 1_000_000_000:.12g}s"
     return "unlimited" if name in _UNLIMITED and value == _UNLIMITED[name] else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 import secrets
 import time
@@ -35,23 +36,36 @@ TIMESTAMP = "Dramatiq-Timestamp"
 #: headers count toward a small limit.
 _CARRYING_MSG_ID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[0-9a-f]{8}")
 
+#: The longest description of an error in characters: dramatiq's own holds the whole body.
+MAX_TEXT = 300
+
 #: A message published this many milliseconds after it was made says when that was; of others the
 #: time it was stored says enough.
 _TIMESTAMP_SLACK = 1_000
+
+#: How deeply lists and objects may be nested.  dramatiq's threads log what they run, and Python's
+#: recursion limit, met there, ends the thread.  A pipeline takes two levels for each step.
+MAX_NESTING = 500
 
 _NUMBER = (int, float)
 _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "retries": (int,),
     "max_retries": (int,),
-    "min_backoff": (int,),
-    "max_backoff": (int,),
+    "min_backoff": _NUMBER,
+    "max_backoff": _NUMBER,
     "max_age": _NUMBER,
     "time_limit": _NUMBER,
     "on_retry_exhausted": (str,),
     "pipe_target": (dict,),
     "group_completion_callbacks": (list,),
     "throws": (type, tuple),
+    "dead_message_ttl": (int,),
+    "handoff_failures": (int,),
+    "unknown_actor_since": (int,),
 }
+
+#: Options of which infinity is a value.
+_UNBOUNDED = frozenset({"max_age", "time_limit"})
 
 
 class Publication(NamedTuple):
@@ -137,7 +151,7 @@ class DramatiqPayload:
             fields["options"].pop("eta", None)
             return Message(**fields)
         except Exception as error:
-            raise DecodeError(f"not a dramatiq message: {error}", body, error) from error
+            raise DecodeError(f"not a dramatiq message: {str(error):.{MAX_TEXT}}", body, error) from error
 
 
 class JsonPayload:
@@ -159,7 +173,7 @@ class JsonPayload:
             kwargs = self._keyword_arguments(message)
             body = json.dumps(kwargs, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
             headers = self._headers(message)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UnsupportedMessage(
                 f"queue {self.queue_name!r} takes plain JSON, and {message.actor_name!r} was sent what it cannot "
                 f"express: {error}"
@@ -178,7 +192,7 @@ class JsonPayload:
                 message_timestamp=int(headers.get(TIMESTAMP, origin.milliseconds)),
             )
         except Exception as error:
-            raise DecodeError(f"not a plain JSON message: {error}", body, error) from error
+            raise DecodeError(f"not a plain JSON message: {str(error):.{MAX_TEXT}}", body, error) from error
 
     def _keyword_arguments(self, message: AnyMessage) -> dict[str, Any]:
         if not message.args:
@@ -238,6 +252,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
     value = json.loads(body)
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")
+    _check_nesting(value)
     return value
 
 
@@ -265,14 +280,40 @@ def _check_fields(fields: Any) -> None:
             raise ValueError(f"{name} must be {types[0].__name__}, found {fields.get(name)!r:.80}")
     if not all(isinstance(name, str) for name in fields["kwargs"]):
         raise ValueError("kwargs must have names for keys")
+    _check_nesting(fields)
     _check_options(fields["options"])
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Refuse options that dramatiq's own middleware would trip over after the actor ran."""
+    """Refuse options that dramatiq's own middleware would trip over after the actor ran.
+
+    Null says nothing, so it goes; except that there may be no limit to retries.
+    """
     for name, types in _OPTION_TYPES.items():
         value = options.get(name)
-        if value is not None and not isinstance(value, types):
+        if value is None:
+            if name != "max_retries":
+                options.pop(name, None)
+        elif not isinstance(value, types):
             raise ValueError(f"option {name} must be {types[0].__name__}, found {value!r:.80}")
-        if isinstance(value, int) and abs(value) > 2**63:
+        elif isinstance(value, _NUMBER) and not _in_range(name, value):
             raise ValueError(f"option {name} is out of range")
+
+
+def _in_range(name: str, value: float) -> bool:
+    return abs(value) <= 2**63 or (name in _UNBOUNDED and value == math.inf)
+
+
+def _check_nesting(value: Any) -> None:
+    """Refuse what is nested too deeply, without recursion; level by level, each value once."""
+    level = {id(value): value}
+    for _ in range(MAX_NESTING):
+        level = {
+            id(inner): inner
+            for outer in level.values()
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list, tuple))
+        }
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {MAX_NESTING} levels deep")

@@ -1,0 +1,127 @@
+"""The refusals of the image service: one class for each reason, all under :class:`ImageError`."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadAdvisory",
+    "BadImageID",
+    "DamagedImage",
+    "EmptyImage",
+    "ImageError",
+    "ImageNotFound",
+    "InvalidLimit",
+    "MalformedURI",
+    "MislabelledImage",
+    "NotARegularFile",
+    "NotLocalFile",
+    "OutputNotSet",
+    "OutsideInputDirectory",
+    "ServiceError",
+    "SymlinkRefused",
+    "TooManyPixels",
+    "TooMuchMetadata",
+    "UnreadableImage",
+    "UnsupportedFormat",
+    "UnsupportedScheme",
+    "UnwritableOutput",
+    "WorkersEnded",
+    "shown",
+]
+
+LONGEST_SHOWN = 120
+
+
+def shown(value: object) -> str:
+    """The value as an error text quotes it: escaped, and cut where it is long."""
+    if not isinstance(value, str):
+        return f"<{type(value).__name__}>"
+    text = repr(value[:LONGEST_SHOWN])
+    return text if len(value) <= LONGEST_SHOWN else f"{text}…"
+
+
+class ServiceError(Exception):
+    """Base class of everything that can go wrong in the image service and that its users can mend."""
+
+
+class OutputNotSet(ServiceError):
+    """Raised when OUTDIR does not say where to write."""
+
+
+class WorkersEnded(ServiceError):
+    """Raised when the demo's workers end before the work is done."""
+
+
+class ImageError(ServiceError):
+    """Base class of every reason for which an image is not converted."""
+
+
+class BadAdvisory(ImageError):
+    """The advisory's subject is none to publish to."""
+
+
+class UnsupportedScheme(ImageError):
+    """Raised when the image's URI is not a ``file://`` one."""
+
+
+class NotLocalFile(ImageError):
+    """Raised when the image's URI names another host."""
+
+
+class MalformedURI(ImageError):
+    """Raised when the image's URI does not spell one plain absolute path."""
+
+
+class OutsideInputDirectory(ImageError):
+    """Raised when the image does not lie in the directory that images may be read from."""
+
+
+class ImageNotFound(ImageError):
+    """Raised when there is no file at the image's path."""
+
+
+class SymlinkRefused(ImageError):
+    """Raised when a symbolic link is on the way from the input directory to the image."""
+
+
+class NotARegularFile(ImageError):
+    """Raised when a directory, a device, a pipe or a socket stands in the image's place."""
+
+
+class UnreadableImage(ImageError):
+    """Raised when the system does not let the image's file be read."""
+
+
+class EmptyImage(ImageError):
+    """Raised when the image has no bytes or no pixels."""
+
+
+class UnsupportedFormat(ImageError):
+    """Raised when the image is in a format, or asked for in one, that the service does not take."""
+
+
+class MislabelledImage(ImageError):
+    """Raised when the image's content is of another format than its extension says."""
+
+
+class TooManyPixels(ImageError):
+    """Raised when the image has more pixels than the limit; it is not decoded."""
+
+
+class TooMuchMetadata(ImageError):
+    """Raised when the image carries more profiles, texts or other extras than an image needs."""
+
+
+class DamagedImage(ImageError):
+    """Raised when the image is cut short or its data cannot be decoded."""
+
+
+class BadImageID(ImageError):
+    """Raised when the image's id cannot serve as the name of a file."""
+
+
+class UnwritableOutput(ImageError):
+    """Raised when the converted image cannot be put in the output directory."""
+
+
+class InvalidLimit(ImageError):
+    """Raised when the limit in megapixels is not a positive number."""

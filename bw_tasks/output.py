@@ -1,0 +1,90 @@
+"""Putting a file in place so that readers see the old one or the whole new one, whatever happens in between."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from .errors import UnwritableOutput, shown
+
+__all__ = ["OutputDirectory"]
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class OutputDirectory:
+    """The directory that converted images are written to; a context manager that holds it open.
+
+    Parameters:
+      path(str): The directory, which must exist.
+
+    Raises:
+      UnwritableOutput: On entering, when there is no such directory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._descriptor = -1
+
+    def __enter__(self) -> OutputDirectory:
+        try:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UnwritableOutput(
+                f"The output directory {shown(str(self.path))} cannot be opened: {error.strerror}. "
+                "Make it, or set OUTDIR to a directory that exists."
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Write a file: under a temporary name, to the disk, then under its own name.
+
+        A process killed on the way leaves at most a hidden file whose name ends in ``.part``.
+
+        Raises:
+          UnwritableOutput: When the system refuses; nothing is left behind then.
+
+        Returns:
+          Path: The file's path.
+        """
+        try:
+            self._write(name, data)
+        except OSError as error:
+            raise UnwritableOutput(
+                f"The image {shown(name)} cannot be written to {shown(str(self.path))}: {error.strerror}. "
+                "Check the directory's permissions and its free space."
+            ) from error
+        return self.path / name
+
+    def _write(self, name: str, data: bytes) -> None:
+        # The dot and the ending keep it from readers that look for images; the randomness, from a second run.
+        temporary = f".{secrets.token_hex(8)}.part"
+        descriptor = os.open(temporary, _CREATE, 0o666, dir_fd=self._descriptor)
+        try:
+            with open(descriptor, "wb", buffering=0) as file:
+                _write_all(file.fileno(), data)
+                os.fsync(file.fileno())
+            os.replace(temporary, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        except BaseException:
+            os.unlink(temporary, dir_fd=self._descriptor)
+            raise
+        self._sync()
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            # Some network file systems have nothing to sync in a directory.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

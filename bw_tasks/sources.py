@@ -1,0 +1,171 @@
+"""Opening the image that a stranger named: once, without following what must not be followed, never blocking.
+
+Everything is decided on the open descriptor, so that nothing can be put in the file's place in between.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import (
+    EmptyImage,
+    ImageError,
+    ImageNotFound,
+    NotARegularFile,
+    SymlinkRefused,
+    TooMuchMetadata,
+    UnreadableImage,
+    shown,
+)
+from .paths import path_below
+
+__all__ = ["SourceFile", "open_source"]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# Where the system has it, O_PATH opens directories that may be passed through but not listed.
+_STEP = _DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", 0)
+# A pipe without a writer would block its reader without O_NONBLOCK; a terminal could become the worker's own.
+_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+class SourceFile(io.FileIO):
+    """An open image file that gives no more bytes than it has been allowed to.
+
+    Parameters:
+      descriptor(int): The open file, closed together with this object.
+      path(Path): The file's path, for error texts.
+    """
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "rb")
+        self.path = path
+        self.length = os.fstat(descriptor).st_size
+        self._allowance = 0
+
+    def allow(self, count: int) -> None:
+        """Let this many more bytes be read."""
+        self._allowance += count
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Like any file's, within the allowance.
+
+        Raises:
+          TooMuchMetadata: When the allowance is used up.
+        """
+        most = min(self._allowance + 1, self.length)
+        data = super().read(most if size is None or size < 0 else min(size, most)) or b""
+        self._allowance -= len(data)
+        if self._allowance < 0:
+            raise TooMuchMetadata(
+                f"The image {shown(str(self.path))} carries far more data than its pixels need. "
+                "Remove its profiles, comments and other metadata."
+            )
+        return data
+
+
+def open_source(path: Path, indir: str | os.PathLike[str] | None = None) -> SourceFile:
+    """Open an image for reading.
+
+    Parameters:
+      path(Path): The image's absolute path.
+      indir(str): The directory that the image must lie in. When given, no symbolic link below it is followed.
+
+    Raises:
+      OutsideInputDirectory: When the path is not below ``indir``.
+      ImageNotFound: When there is no such file.
+      SymlinkRefused: When a symbolic link is on the way.
+      NotARegularFile: When the path leads to anything but a regular file.
+      UnreadableImage: When the system refuses to open it.
+      EmptyImage: When the file has no bytes.
+
+    Returns:
+      SourceFile: The open file, from which nothing may be read before ``allow`` is called.
+    """
+    try:
+        descriptor = _open_freely(path) if indir is None else _open_below(Path(indir), path)
+    except OSError as error:
+        raise _explained(error, path) from error
+    source = SourceFile(descriptor, path)
+    if not source.length:
+        source.close()
+        raise EmptyImage(f"The image {shown(str(path))} is empty: the file has 0 bytes. Save it again.")
+    return source
+
+
+def _open_freely(path: Path) -> int:
+    return _open_regular(path, lambda flags: os.open(path, flags), os.stat(path))
+
+
+def _open_below(indir: Path, path: Path) -> int:
+    *directories, name = path_below(path, indir).parts
+    here = os.open(indir, _DIRECTORY)
+    try:
+        for directory in directories:
+            here = _step_into(here, directory, path)
+        info = os.stat(name, dir_fd=here, follow_symlinks=False)
+        return _open_regular(path, lambda flags: os.open(name, flags | os.O_NOFOLLOW, dir_fd=here), info)
+    finally:
+        os.close(here)
+
+
+def _step_into(here: int, directory: str, path: Path) -> int:
+    if stat.S_ISLNK(os.stat(directory, dir_fd=here, follow_symlinks=False).st_mode):
+        raise _symlink(path)
+    below = os.open(directory, _STEP, dir_fd=here)
+    os.close(here)
+    return below
+
+
+def _open_regular(path: Path, opener: Callable[[int], int], seen: os.stat_result) -> int:
+    # The first look spares devices the open, which may already do something to them; the second look holds.
+    _require_regular(seen, path)
+    descriptor = opener(_FILE)
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except NotARegularFile:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _require_regular(info: os.stat_result, path: Path) -> None:
+    if stat.S_ISLNK(info.st_mode):
+        raise _symlink(path)
+    if not stat.S_ISREG(info.st_mode):
+        raise NotARegularFile(
+            f"{shown(str(path))} is not a regular file but {_KINDS.get(stat.S_IFMT(info.st_mode), 'something else')}. "
+            "Name the image file itself."
+        )
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _symlink(path: Path) -> SymlinkRefused:
+    return SymlinkRefused(
+        f"{shown(str(path))} leads through a symbolic link, which is not followed below the input directory. "
+        "Put the image itself there."
+    )
+
+
+def _explained(error: OSError, path: Path) -> ImageError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return ImageNotFound(
+            f"There is no image at {shown(str(path))}. Check the path, and that this machine sees the shared storage."
+        )
+    if error.errno == errno.ELOOP:
+        return _symlink(path)
+    return UnreadableImage(
+        f"The image {shown(str(path))} cannot be read: {error.strerror}. Check its permissions and its path."
+    )

@@ -1,0 +1,63 @@
+"""Fixtures that every set of tests shares. A missing nats-server fails the tests; it never skips them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from dramatiq_jetstream import JetStreamBroker, NatsServer
+from tests.support.admin import Admin
+from tests.support.proxy import Proxy
+
+
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsServer]:
+    """One server for the whole run. A test that stops, kills or restarts a server starts its own."""
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats_url(nats_server: NatsServer) -> str:
+    return nats_server.url
+
+
+@pytest.fixture
+def proxy(nats_server: NatsServer) -> Iterator[Proxy]:
+    """A breakable link to the server of the run."""
+    with Proxy(nats_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def admin(nats_url: str) -> Iterator[Admin]:
+    """A plain client of the run's server, which loses every stream made meanwhile when the test ends."""
+    with Admin(nats_url) as admin:
+        before = set(admin.streams())
+        yield admin
+        for stream in set(admin.streams()) - before:
+            admin.ask(f"STREAM.DELETE.{stream}")
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test uses."""
+    return f"test-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def broker(nats_url: str, namespace: str, admin: Admin) -> Iterator[JetStreamBroker]:
+    """A broker on the run's server."""
+    broker = JetStreamBroker(nats_url, namespace=namespace)
+    yield broker
+    broker.close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the soak tests out of every run that does not name them."""
+    if "soak" not in config.getoption("markexpr"):
+        left_out = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]

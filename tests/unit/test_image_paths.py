@@ -1,0 +1,298 @@
+"""What may be read and under which names it is written: every way out of the directories is refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from bw_tasks.errors import (
+    BadImageID,
+    EmptyImage,
+    ImageError,
+    ImageNotFound,
+    MalformedURI,
+    NotARegularFile,
+    NotLocalFile,
+    OutsideInputDirectory,
+    SymlinkRefused,
+    TooMuchMetadata,
+    UnreadableImage,
+    UnsupportedScheme,
+)
+from bw_tasks.paths import output_name, output_path, source_path
+from bw_tasks.sources import open_source
+
+
+@pytest.fixture
+def indir(tmp_path: Path) -> Path:
+    directory = tmp_path / "img"
+    (directory / "deep").mkdir(parents=True)
+    (directory / "deep" / "a.jpg").write_bytes(b"content")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:///data/work/a.jpg", "/data/work/a.jpg"),
+        ("file://localhost/data/a.jpg", "/data/a.jpg"),
+        ("file:///with%20space.jpg", "/with space.jpg"),
+        ("file:///with space.jpg", "/with space.jpg"),
+        ("file:///caf%C3%A9/ü.jpg", "/café/ü.jpg"),
+        ("file:///100%25.jpg", "/100%.jpg"),
+        ("file:///what%3F%23.jpg", "/what?#.jpg"),
+        ("file:///a..b/...jpg", "/a..b/...jpg"),
+    ],
+)
+def test_plain_file_uri_is_decoded_once(uri: str, path: str) -> None:
+    assert source_path(uri) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "error"),
+    [
+        ("http://example.com/a.jpg", UnsupportedScheme),
+        ("https://example.com/a.jpg", UnsupportedScheme),
+        ("ftp:///a.jpg", UnsupportedScheme),
+        ("FILE:///a.jpg", UnsupportedScheme),
+        ("File:///a.jpg", UnsupportedScheme),
+        (" file:///a.jpg", UnsupportedScheme),
+        ("/data/a.jpg", UnsupportedScheme),
+        ("", UnsupportedScheme),
+        ("file://host/a.jpg", NotLocalFile),
+        ("file://host", NotLocalFile),
+        ("file://127.0.0.1/a.jpg", NotLocalFile),
+        ("file://user@localhost/a.jpg", NotLocalFile),
+        ("file://localhost:80/a.jpg", NotLocalFile),
+        ("file:/a.jpg", MalformedURI),
+        ("file:a.jpg", MalformedURI),
+        ("file://", MalformedURI),
+        ("file:///", MalformedURI),
+        ("file:////host/a.jpg", MalformedURI),
+        ("file:///img//a.jpg", MalformedURI),
+        ("file:///img/", MalformedURI),
+        ("file:///img/../etc/a.jpg", MalformedURI),
+        ("file:///img/./a.jpg", MalformedURI),
+        ("file:///img/%2e%2e/etc/a.jpg", MalformedURI),
+        ("file:///img/.%2E/a.jpg", MalformedURI),
+        ("file:///img/..%2fa.jpg", MalformedURI),
+        ("file:///img/%252e%252e/a.jpg", MalformedURI),
+        ("file:///img/a%00.jpg", MalformedURI),
+        ("file:///img/a\x00.jpg", MalformedURI),
+        ("file:///img/a%0a.jpg", MalformedURI),
+        ("file:///img/a\n.jpg", MalformedURI),
+        ("file:///img/a%7f.jpg", MalformedURI),
+        ("file:///img/a%.jpg", MalformedURI),
+        ("file:///img/a%zz.jpg", MalformedURI),
+        ("file:///img/a.jpg?b", MalformedURI),
+        ("file:///img/a.jpg#b", MalformedURI),
+        ("file:///img/\ud800.jpg", MalformedURI),
+        (None, MalformedURI),
+        ({"a": 1}, MalformedURI),
+        (10**5000, MalformedURI),
+    ],
+)
+def test_any_other_uri_is_refused_with_its_own_error(uri: str, error: type[ImageError]) -> None:
+    with pytest.raises(error) as caught:
+        source_path(uri)
+    assert type(caught.value) is error
+
+
+def test_long_uri_is_cut_in_the_error() -> None:
+    with pytest.raises(UnsupportedScheme) as caught:
+        source_path("http://" + "x" * 100_000)
+    assert len(str(caught.value)) < 500
+    assert "http://xxx" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["file:///img_old/a.jpg", "file:///im/a.jpg", "file:///img", "file:///other/img/a.jpg", "file:///etc/passwd"],
+)
+def test_path_that_is_not_below_the_input_directory_is_refused(uri: str) -> None:
+    with pytest.raises(OutsideInputDirectory, match="INDIR"):
+        source_path(uri, "/img")
+
+
+@pytest.mark.parametrize("indir", ["/img", "/img/", "/other/../img", "/"])
+def test_path_below_the_input_directory_is_taken(indir: str) -> None:
+    assert source_path("file:///img/deep/a.jpg", indir) == Path("/img/deep/a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("image_id", "uri", "name"),
+    [
+        ("5e91425fc89dac47f6d2e95d4cf6b74a", "file:///in/color.jpg", "5e91425fc89dac47f6d2e95d4cf6b74a.jpg"),
+        ("a", "file:///in/b.tar.PNG", "a.PNG"),
+        ("a.b c-ü", "file:///in/b.gif", "a.b c-ü.gif"),
+        ("a", "file:///in.d/noextension", "a"),
+        ("a", "file:///in/.jpg", "a.jpg"),
+        ("a", "file:///in/b%2Ejpg", "a.jpg"),
+        ("x" * 251, "file:///in/b.jpg", "x" * 251 + ".jpg"),
+    ],
+)
+def test_output_is_named_by_the_id_and_the_extension_of_the_uri(image_id: str, uri: str, name: str) -> None:
+    assert output_path("/out", image_id, uri) == Path("/out") / name
+
+
+@pytest.mark.parametrize(
+    "image_id",
+    [
+        "",
+        ".",
+        "..",
+        ".hidden",
+        "a/b",
+        "/etc/passwd",
+        "../a",
+        "a\x00",
+        "a\nb",
+        "a\x7f",
+        "a\u202eb",
+        "\ud800",
+        "x" * 252,
+        "x" * 100_000,
+        "ü" * 126,
+        None,
+        7,
+        ["a"],
+    ],
+)
+def test_id_that_cannot_name_a_file_is_refused(image_id: str) -> None:
+    with pytest.raises(BadImageID, match="Choose another id") as caught:
+        output_name(image_id, ".jpg")
+    assert len(str(caught.value)) < 500
+
+
+def test_file_below_the_input_directory_is_opened(indir: Path) -> None:
+    with open_source(indir / "deep" / "a.jpg", indir) as source:
+        source.allow(100)
+        assert source.read() == b"content"
+
+
+def test_input_directory_may_itself_be_reached_through_a_link(indir: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(indir)
+    with open_source(link / "deep" / "a.jpg", link) as source:
+        assert source.length == 7
+
+
+def test_path_outside_the_input_directory_is_not_opened(indir: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutsideInputDirectory):
+        open_source(tmp_path / "img_old" / "a.jpg", indir)
+
+
+def test_link_in_the_place_of_the_image_is_refused(indir: Path) -> None:
+    (indir / "link.jpg").symlink_to(indir / "deep" / "a.jpg")
+    with pytest.raises(SymlinkRefused):
+        open_source(indir / "link.jpg", indir)
+
+
+def test_link_in_the_place_of_a_directory_is_refused(indir: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside" / "deeper").mkdir(parents=True)
+    (tmp_path / "outside" / "deeper" / "a.jpg").write_bytes(b"content")
+    (indir / "way").symlink_to(tmp_path / "outside")
+    with pytest.raises(SymlinkRefused):
+        open_source(indir / "way" / "deeper" / "a.jpg", indir)
+
+
+def test_link_put_in_place_between_look_and_open_is_not_followed(indir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = os.stat(indir / "deep" / "a.jpg")
+    directory = os.stat(indir / "deep")
+    (indir / "link.jpg").symlink_to(indir / "deep" / "a.jpg")
+    (indir / "way").symlink_to(indir / "deep")
+    looks = {"link.jpg": seen, "way": directory, "a.jpg": seen}
+    monkeypatch.setattr(os, "stat", lambda name, **_: looks[name])
+    with pytest.raises(SymlinkRefused):
+        open_source(indir / "link.jpg", indir)
+    with pytest.raises(ImageError):
+        open_source(indir / "way" / "a.jpg", indir)
+
+
+def test_links_are_followed_where_no_input_directory_is_set(indir: Path) -> None:
+    (indir / "link.jpg").symlink_to(indir / "deep" / "a.jpg")
+    with open_source(indir / "link.jpg") as source:
+        assert source.length == 7
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_pipe_is_refused_without_waiting_for_its_writer(indir: Path, limited: bool) -> None:
+    os.mkfifo(indir / "pipe.jpg")
+    with pytest.raises(NotARegularFile, match="named pipe"):
+        open_source(indir / "pipe.jpg", indir if limited else None)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_directory_is_refused(indir: Path, limited: bool) -> None:
+    with pytest.raises(NotARegularFile, match="a directory"):
+        open_source(indir / "deep", indir if limited else None)
+
+
+def test_device_is_refused() -> None:
+    with pytest.raises(NotARegularFile, match="a device"):
+        open_source(Path("/dev/zero"))
+
+
+def test_device_below_the_input_directory_is_refused() -> None:
+    with pytest.raises(NotARegularFile, match="a device"):
+        open_source(Path("/dev/zero"), "/dev")
+
+
+def test_socket_is_refused(indir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(indir)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket.jpg")
+        with pytest.raises(NotARegularFile, match="a socket"):
+            open_source(indir / "socket.jpg", indir)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("name", ["absent.jpg", "absent/a.jpg", "deep/a.jpg/b.jpg"])
+def test_missing_file_is_told_so(indir: Path, name: str, limited: bool) -> None:
+    with pytest.raises(ImageNotFound, match="There is no image at"):
+        open_source(indir / name, indir if limited else None)
+
+
+def test_name_too_long_for_the_file_system_is_told_so(indir: Path) -> None:
+    with pytest.raises(UnreadableImage, match="cannot be read"):
+        open_source(indir / ("x" * 300), indir)
+
+
+def test_empty_file_is_told_so(indir: Path) -> None:
+    (indir / "empty.jpg").touch()
+    with pytest.raises(EmptyImage, match="0 bytes"):
+        open_source(indir / "empty.jpg", indir)
+
+
+def test_no_descriptor_is_left_open_by_refusals(indir: Path) -> None:
+    os.mkfifo(indir / "pipe.jpg")
+    (indir / "way").symlink_to(indir / "deep")
+    (indir / "empty.jpg").touch()
+    before = _open_descriptors()
+    for name in ("pipe.jpg", "way/a.jpg", "empty.jpg", "deep", "deep/absent.jpg", "absent/a.jpg"):
+        with pytest.raises(ImageError):
+            open_source(indir / name, indir)
+    assert _open_descriptors() == before
+
+
+def test_source_gives_no_more_than_it_was_allowed_to(indir: Path) -> None:
+    with open_source(indir / "deep" / "a.jpg", indir) as source:
+        source.allow(4)
+        assert source.read(4) == b"cont"
+        with pytest.raises(TooMuchMetadata):
+            source.read(1)
+
+
+def _open_descriptors() -> int:
+    return sum(_is_open(number) for number in range(256))
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
