@@ -83,7 +83,7 @@ def _most_pixels(max_megapixels: float | None) -> int:
         megapixels = math.nan
     if not 0 < megapixels < math.inf:
         raise InvalidLimit(f"The limit in megapixels is {shown(str(given))}. Set MAX_MEGAPIXELS to one such as 100.")
-    return int(megapixels * 1_000_000)
+    return round(megapixels * 1_000_000)
 
 
 def _encoded(picture: Image.Image, format_name: str) -> bytes:

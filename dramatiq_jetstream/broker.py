@@ -25,6 +25,7 @@ from .delays import Waits, check_delay, due_at, publication
 from .delivery import Delivery, JetStreamMessage
 from .handling import QueueHandling
 from .names import Names
+from .parked import ParkedMessages
 from .policy import Policy
 from .prefetch import Prefetch
 from .puller import Puller
@@ -119,6 +120,15 @@ class JetStreamBroker(Broker):
         self._queues: dict[str, Queue] = {}
         #: The messages that could not be handled.
         self.dead_letters = DeadLetters(self.connection, self.names, self._queue)
+        self._parked = ParkedMessages(
+            self.names,
+            lambda: list(self._queues.values()),
+            self._graveyard,
+            self._attempts,
+            self._policy,
+            replicas=replicas,
+            dead_message_ttl=self.settings.dead_letter_ttl(),
+        )
         self._consumers: weakref.WeakSet[JetStreamConsumer] = weakref.WeakSet()
         self._worker_threads: int | None = None
         self._finishing = _Finishing()
@@ -163,6 +173,8 @@ class JetStreamBroker(Broker):
         session.thread.submit(puller.start()).result()
         consumer = self.consumer_class(puller, buffer, queue.payload, queue.handling, timeout)
         self._consumers.add(consumer)
+        if self._managed:
+            self.connection.call(lambda live: self._parked.watch(live, queue))
         return consumer
 
     def declare_queue(self, queue_name: str) -> None:
@@ -273,7 +285,7 @@ class JetStreamBroker(Broker):
             self.connection.call(queue.ensure_stream)
             self.connection.call(partial(queue.ensure_consumer, max_deliver=self._max_deliver(queue)))
         self.connection.call(self._attempts.ensure)
-        self._graveyard.ensure()
+        self.connection.call(self._graveyard.ensure)
 
     def publish(self, subject: str, body: bytes) -> None:
         """Publish a plain NATS message, outside of any queue, over the broker's connection.
@@ -370,6 +382,9 @@ class JetStreamBroker(Broker):
     def _stop_consumers(self) -> None:
         for consumer in list(self._consumers):
             consumer.stop()
+        session = self.connection.current()
+        if session is not None and session.is_open:
+            self.connection.call(lambda _: self._parked.stop())
 
     def _queue(self, queue_name: str) -> Queue:
         self.declare_queue(queue_name)

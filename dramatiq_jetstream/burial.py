@@ -112,21 +112,24 @@ class Graveyard:
         Raises:
           BrokerConnectionError: If it cannot be stored now.
         """
-        self.ensure()
+        self._connection.call(lambda session: self.store(session, route, end))
+
+    async def ensure(self, session: Session) -> None:
+        """Make the stream of dead letters unless it exists, or may not be made; on the loop."""
+        if self._managed and self._ensured is not session:
+            config = dead_letter_config(self._names, self._replicas)
+            await ensure_stream(session, config, HELPER_DEMANDS, "dead letters")
+            self._ensured = session
+
+    async def store(self, session: Session, route: Route, end: End) -> None:
+        """Do what :meth:`bury` does, on the loop."""
+        await self.ensure(session)
         actor = end.message.actor_name if end.message else ""
         subject = self._names.dead_subject(route.queue_name, actor)
-        self._connection.publish(Publication(subject, end.delivery.body, _headers(route, end)))
+        await session.store(Publication(subject, end.delivery.body, _headers(route, end)))
         self.logger.warning(
             "Message %s of queue %r is a dead letter: %s.", end.delivery, route.queue_name, end.reason.value
         )
-
-    def ensure(self) -> None:
-        """Make the stream of dead letters unless it exists, or may not be made."""
-        session = self._connection.session()
-        if self._managed and self._ensured is not session:
-            config = dead_letter_config(self._names, self._replicas)
-            self._connection.call(lambda live: ensure_stream(live, config, HELPER_DEMANDS, "dead letters"))
-            self._ensured = session
 
 
 def _headers(route: Route, end: End) -> dict[str, str]:

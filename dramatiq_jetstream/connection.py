@@ -6,11 +6,9 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
-from .errors import CallTimeout
 from .publisher import Receipt
 from .session import Session
 from .settings import BrokerSettings
@@ -72,24 +70,13 @@ class Connection:
           ApiError: If the stream refuses it.
           CallTimeout: If there is no answer within the timeout; the message may be stored.
         """
-        return self.receipt(self.submit(publication), publication)
-
-    def submit(self, publication: Publication) -> Future[Receipt]:
-        """Begin to publish a message.  Raises MessageTooLarge."""
         session = self.session()
-        publication.check_size(session.client.max_payload, "the server (max_payload)")
-        return session.publisher.submit(publication)
-
-    def receipt(self, future: Future[Receipt], publication: Publication) -> Receipt:
-        """Wait for what :meth:`submit` began, as :meth:`publish` does."""
+        future = session.submit(publication)
         try:
-            return future.result(self.settings.timeout / 1000)
+            return future.result(session.timeout)
         except FutureTimeoutError as error:
             future.cancel()
-            raise CallTimeout(
-                f"the server did not confirm a message to {publication.subject!r} within {self.settings.timeout} ms: "
-                "it may or may not be stored; check that the server is up, and send again if running twice does no harm"
-            ) from error
+            raise session.unconfirmed(publication) from error
 
     def close(self) -> None:
         """Close the session, if there is one.  The next use opens another."""

@@ -159,7 +159,7 @@ class DeadLetters:
           BrokerConnectionError: If the server cannot be reached.
         """
         queue = self._queue(entry.queue_name)
-        source = self._kept(entry) if entry.kept else Stored(entry.sequence, "", entry.headers, entry.body)
+        source = self._kept(entry) if entry.kept else Stored(entry.sequence, "", entry.headers, entry.body, 0)
         fresh = publication(queue.route, queue.payload, _fresh(self._decode(queue, entry, source)))
         queue.store(_named(fresh, f"requeued.{entry.headers.get(MSG_ID, entry.number)}"))
         if entry.kept:

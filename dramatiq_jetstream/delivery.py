@@ -57,16 +57,17 @@ class Delivery:
       body(bytes): The message's body.
       headers(Mapping): The message's headers.
       holder(Holder): Who keeps its lease.
+      origin(Origin): Where it stands.  Read from the reply subject by default.
     """
 
     __slots__ = ("body", "headers", "holder", "lease_ends", "origin", "record", "reply", "settled")
 
-    def __init__(self, reply: str, body: bytes, headers: Headers, holder: Holder) -> None:
+    def __init__(self, reply: str, body: bytes, headers: Headers, holder: Holder, origin: Origin | None = None) -> None:
         self.reply = reply
         self.body = body
         self.headers = headers
         self.holder = holder
-        self.origin = Origin.parse(reply)
+        self.origin = origin or Origin.parse(reply)
         self.record: Record | None = None
         self.lease_ends: float | None = None
         self.settled = False

@@ -90,8 +90,12 @@ class Names:
 
     @property
     def advisories(self) -> str:
-        """The stream that captures advisories about messages out of attempts."""
+        """The stream that captures the advisories about messages of our streams out of attempts."""
         return f"{self.prefix}-advisories"
+
+    def advisories_of(self, queue_name: str) -> str:
+        """The stream that does so for a queue in a stream of somebody else."""
+        return f"{self.prefix}-advisories-{escape(queue_name)}"
 
     def bucket(self, purpose: str) -> str:
         """The KV bucket for a purpose, such as ``results``.

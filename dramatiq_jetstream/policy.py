@@ -64,7 +64,8 @@ class Policy:
         limiter = self._middleware(TimeLimit)
         if limiter is None:
             return None
-        limit: float = message.options.get("time_limit") or self._actor_option(message, "time_limit", limiter.time_limit)
+        own = message.options.get("time_limit")
+        limit: float = own or self._actor_option(message, "time_limit", limiter.time_limit)
         return limit if math.isfinite(limit) else None
 
     def start_clock(self, message: JetStreamMessage) -> None:

@@ -10,6 +10,7 @@ import re
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
@@ -29,8 +30,9 @@ from .errors import (
 )
 from .loop_thread import LoopThread
 from .outbox import Outbox, Parcel
-from .publisher import Publisher
+from .publisher import Publisher, Receipt
 from .settings import BrokerSettings
+from .wire import Publication
 
 Listener = Callable[[], object]
 
@@ -187,6 +189,33 @@ class Session:
                         f"nobody answers {subject!r}: there is no leader, the domain is wrong, or JetStream is off"
                     ) from error
                 await asyncio.sleep(NO_RESPONDERS_PAUSE)
+
+    async def store(self, publication: Publication) -> Receipt:
+        """Publish a message and wait until its stream has stored it.
+
+        Raises:
+          MessageTooLarge: If the server takes no message of that size.
+          StreamNotFound: If no stream listens on its subject.
+          ApiError: If the stream refuses it.
+          CallTimeout: If there is no answer within the timeout.
+        """
+        future = self.submit(publication)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
+        except asyncio.TimeoutError as error:
+            raise self.unconfirmed(publication) from error
+
+    def submit(self, publication: Publication) -> Future[Receipt]:
+        """Begin to publish a message; from any thread.  Raises MessageTooLarge."""
+        publication.check_size(self.client.max_payload, "the server (max_payload)")
+        return self.publisher.submit(publication)
+
+    def unconfirmed(self, publication: Publication) -> CallTimeout:
+        """What to raise when there is no answer to a publish."""
+        return CallTimeout(
+            f"the server did not confirm a message to {publication.subject!r} within {self.settings.timeout} ms: "
+            "it may or may not be stored"
+        )
 
     async def call_api(self, operation: str, body: object = None) -> dict[str, Any]:
         """Call JetStream's API.

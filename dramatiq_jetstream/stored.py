@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import calendar
 import json
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -19,15 +21,32 @@ SEQUENCE_NOT_FOUND = 10057
 
 _SUBJECT = "Nats-Subject"
 _SEQUENCE = "Nats-Sequence"
+_TIMESTAMP = "Nats-Time-Stamp"
 
 
 class Stored(NamedTuple):
-    """One message as a stream keeps it."""
+    """One message as a stream keeps it.
+
+    Parameters:
+      sequence(int): Its sequence in the stream.
+      subject(str): Its subject.
+      headers(Mapping): Its headers.
+      body(bytes): Its body.
+      timestamp(int): When it was stored, in UNIX nanoseconds.
+    """
 
     sequence: int
     subject: str
     headers: Mapping[str, str]
     body: bytes
+    timestamp: int
+
+
+def nanoseconds(moment: str) -> int:
+    """The UNIX time of a moment as the server writes it: RFC 3339 with up to nine decimals, in UTC."""
+    whole, _, fraction = moment.rstrip("Z").partition(".")
+    seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
+    return seconds * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
 
 
 async def read(session: Session, stream: str, subject: str, start: int, count: int) -> list[Stored]:
@@ -49,7 +68,8 @@ async def read(session: Session, stream: str, subject: str, start: int, count: i
     async def collect(msg: Msg) -> None:
         headers = msg.headers or {}
         if _SEQUENCE in headers:
-            found.append(Stored(int(headers[_SEQUENCE]), headers[_SUBJECT], headers, msg.data))
+            timestamp = nanoseconds(headers[_TIMESTAMP])
+            found.append(Stored(int(headers[_SEQUENCE]), headers[_SUBJECT], headers, msg.data, timestamp))
         elif not complete.done():
             complete.set_result(None)
 
@@ -75,7 +95,8 @@ async def get(session: Session, stream: str, sequence: int) -> Stored | None:
         raise
     message = answer["message"]
     headers = session.parse_headers(base64.b64decode(message.get("hdrs", "")))
-    return Stored(sequence, message["subject"], headers, base64.b64decode(message.get("data", "")))
+    body = base64.b64decode(message.get("data", ""))
+    return Stored(sequence, message["subject"], headers, body, nanoseconds(message["time"]))
 
 
 async def delete(session: Session, stream: str, sequence: int) -> bool:

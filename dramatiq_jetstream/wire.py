@@ -151,7 +151,7 @@ class DramatiqPayload:
             fields["options"].pop("eta", None)
             return Message(**fields)
         except Exception as error:
-            raise DecodeError(f"not a dramatiq message: {str(error):.{MAX_TEXT}}", body, error) from error
+            raise DecodeError(f"not a dramatiq message: {error!s:.{MAX_TEXT}}", body, error) from error
 
 
 class JsonPayload:
@@ -192,7 +192,7 @@ class JsonPayload:
                 message_timestamp=int(headers.get(TIMESTAMP, origin.milliseconds)),
             )
         except Exception as error:
-            raise DecodeError(f"not a plain JSON message: {str(error):.{MAX_TEXT}}", body, error) from error
+            raise DecodeError(f"not a plain JSON message: {error!s:.{MAX_TEXT}}", body, error) from error
 
     def _keyword_arguments(self, message: AnyMessage) -> dict[str, Any]:
         if not message.args:

@@ -92,7 +92,7 @@ def test_plain_file_uri_is_decoded_once(uri: str, path: str) -> None:
         ("file:///img/\ud800.jpg", MalformedURI),
         (None, MalformedURI),
         ({"a": 1}, MalformedURI),
-        (10**5000, MalformedURI),
+        (7, MalformedURI),
     ],
 )
 def test_any_other_uri_is_refused_with_its_own_error(uri: str, error: type[ImageError]) -> None:
