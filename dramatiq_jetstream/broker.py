@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, cast
@@ -15,12 +15,14 @@ from dramatiq.common import iter_queue, q_name
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
 
+from . import delayed
 from .attempts import Attempts
 from .burial import Graveyard
 from .connection import Connection
 from .consumer import JetStreamConsumer
 from .counts import count, purge
 from .dead_letters import DeadLetters
+from .delayed import DelayedMessage
 from .delays import Waits, check_delay, due_at, publication
 from .delivery import Delivery, JetStreamMessage
 from .handling import QueueHandling
@@ -287,6 +289,38 @@ class JetStreamBroker(Broker):
         self.connection.call(self._attempts.ensure)
         self.connection.call(self._graveyard.ensure)
 
+    def cancel(self, message: Message[Any]) -> bool:
+        """Cancel a delayed message.
+
+        Parameters:
+          message(Message): The message, as it was enqueued.
+
+        Raises:
+          BrokerConnectionError: If the server cannot be reached.
+
+        Returns:
+          bool: Whether that was in time; False if it is already in its queue, or was never delayed.
+        """
+        queue = self._queue(message.queue_name)
+        return self.connection.call(partial(delayed.cancel, route=queue.route, message_id=message.message_id))
+
+    def delayed(self, queue_name: str) -> Iterator[DelayedMessage]:
+        """Go through the messages of a queue that the server still holds back, a page at a time.
+
+        Parameters:
+          queue_name(str): The queue.
+
+        Raises:
+          QueueNotFound: If the given queue was never declared.
+          BrokerConnectionError: If the server cannot be reached.
+
+        Returns:
+          Iterator[DelayedMessage]: Each message with the UNIX time in milliseconds at which it is
+          due, in the order they were sent.
+        """
+        queue = self._declared(queue_name)
+        return delayed.waiting(self.connection, queue.route, queue.payload)
+
     def publish(self, subject: str, body: bytes) -> None:
         """Publish a plain NATS message, outside of any queue, over the broker's connection.
 
@@ -408,6 +442,7 @@ class JetStreamBroker(Broker):
             self._graveyard,
             dead_message_ttl=self.settings.dead_letter_ttl(),
             unknown_actor_grace=self.settings.unknown_actor_grace,
+            on_delayed=partial(self.emit_before, "delay_message"),
         )
         return Queue(route, payload, handling, self.connection, managed=self._managed)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,9 +20,6 @@ from .queues import Queue
 from .stored import Stored
 from .topology import STREAM_NOT_FOUND
 from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, Publication, unquote_text
-
-#: How many entries are read at a time.
-PAGE = 256
 
 #: What earlier attempts left in a message's options, and a fresh start must not have.
 SPENT_OPTIONS = ("retries", "traceback", "requeue_timestamp", "handoff_failures", "unknown_actor_since")
@@ -130,13 +127,7 @@ class DeadLetters:
           BrokerConnectionError: If the server cannot be reached.
         """
         subject = self._names.dead_subject(queue_name, actor_name)
-        start = after + 1
-        while True:
-            page = self._read(subject, start)
-            yield from map(DeadLetter.read, page)
-            if len(page) < PAGE:
-                return
-            start = page[-1].sequence + 1
+        yield from map(DeadLetter.read, stored.walk(self._connection, self._names.dead_letters, subject, after))
 
     def get(self, number: int) -> DeadLetter | None:
         """Get a dead letter by its number, or None if there is none."""
@@ -187,11 +178,6 @@ class DeadLetters:
                 return 0
             raise
         return int(answer["purged"])
-
-    def _read(self, subject: str, start: int) -> Sequence[Stored]:
-        return self._connection.call(
-            partial(stored.read, stream=self._names.dead_letters, subject=subject, start=start, count=PAGE)
-        )
 
     def _kept(self, entry: DeadLetter) -> Stored:
         found = self._connection.call(partial(stored.get, stream=entry.stream, sequence=entry.sequence))

@@ -11,7 +11,7 @@ from dramatiq import Message, MessageProxy
 
 from .outbox import Parcel
 from .topology import Limits
-from .wire import Headers, Origin
+from .wire import SCHEDULER, Headers, Origin
 
 ACK = b"+ACK"
 NAK = b"-NAK"
@@ -129,6 +129,11 @@ class JetStreamMessage(MessageProxy):
     def redelivered(self) -> bool:
         """Whether the server delivered this message before."""
         return self.delivery.origin.deliveries > 1
+
+    @property
+    def was_delayed(self) -> bool:
+        """Whether it comes from the server's scheduler, or from a retry's backoff."""
+        return SCHEDULER in self.delivery.headers or (self.received_retries > 0 and not self.delivery.crashed)
 
     def stands_for(self, message: object) -> bool:
         """Whether dramatiq means this very delivery, and not a copy of its message."""

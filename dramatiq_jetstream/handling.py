@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dramatiq.common import compute_backoff, current_millis
@@ -45,6 +45,7 @@ class QueueHandling:
       graveyard(Graveyard): Where dead letters go.
       dead_message_ttl(int): The milliseconds to keep them, unless the actor or message says.
       unknown_actor_grace(int): The milliseconds to wait for a worker that knows an actor.
+      on_delayed(Callable): Told of each message that was delayed on its way here.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class QueueHandling:
         *,
         dead_message_ttl: int,
         unknown_actor_grace: int,
+        on_delayed: Callable[[JetStreamMessage], None],
     ) -> None:
         self.logger = get_logger(__name__, f"Queue({route.queue_name})")
         self._connection = connection
@@ -68,6 +70,7 @@ class QueueHandling:
         self._graveyard = graveyard
         self._dead_message_ttl = dead_message_ttl
         self._unknown_actor_grace = unknown_actor_grace
+        self._on_delayed = on_delayed
 
     def admit(self, message: JetStreamMessage) -> bool:
         """Whether a message may run here; one that may not is taken care of."""
@@ -80,6 +83,8 @@ class QueueHandling:
         if limit is not None and message.received_retries > limit:
             self._bury(message, Reason.ATTEMPTS_EXCEEDED, None)
             return False
+        if message.was_delayed:
+            self._on_delayed(message)
         return True
 
     def undecodable(self, delivery: Delivery, error: DecodeError) -> None:

@@ -75,6 +75,7 @@ class Puller:
         self._requested = 0
         self._ready = False
         self._stopped = False
+        self._failures = 0
         self._heard = 0.0
         self._inbox = ""
         self._subscription: Any = None
@@ -147,6 +148,7 @@ class Puller:
             self._on_status(msg.headers or {})
             return
         self._requested = max(self._requested - 1, 0)
+        self._recovered()
         delivery = Delivery(msg.reply, msg.data, msg.headers or {}, self)
         self._held[msg.reply] = delivery
         if delivery.origin.deliveries > 1:
@@ -161,7 +163,11 @@ class Puller:
         self._deliver(delivery)
 
     def _on_status(self, headers: dict[str, str]) -> None:
-        status, text = headers.get("Status", ""), headers.get("Description", "")
+        status = headers.get("Status", "")
+        # Where the server gives no description, nats-py takes the header that follows for one.
+        text = headers.get("Description", "").partition("\r\n")[0]
+        if status in ("100", "404", "408"):
+            self._recovered()
         if status == "100":
             return
         if _PENDING in headers:
@@ -185,29 +191,32 @@ class Puller:
             self._resuming = asyncio.ensure_future(self._resume(reason))
 
     async def _resume(self, reason: str | None) -> None:
-        failures = 0
         # While the connection is away there is nothing to do; its return interrupts again.
         while not self._stopped and self.session.client.is_connected:
             try:
                 if reason is not None:
-                    failures, pause = compute_backoff(failures, factor=250, max_backoff=MAX_PAUSE)
-                    self._report(reason, failures)
+                    self._failures, pause = compute_backoff(self._failures, factor=250, max_backoff=MAX_PAUSE)
+                    self._report(reason)
                     await asyncio.sleep(pause / 1000)
                 await self._reopen()
             except BrokerError as error:
                 reason = str(error)
             else:
-                if failures:
-                    self.logger.info("Consuming %s again.", self.route.describe())
                 return
 
     async def _reopen(self) -> None:
         await self.session.unsubscribe(self._subscription)
         await self._open()
 
-    def _report(self, reason: str, failures: int) -> None:
-        log = self.logger.critical if failures == 1 else self.logger.debug
+    def _report(self, reason: str) -> None:
+        log = self.logger.critical if self._failures == 1 else self.logger.debug
         log("Cannot consume %s: %s. Trying again until it works.", self.route.describe(), reason)
+
+    def _recovered(self) -> None:
+        """Forget earlier failures: only now, a pull request that could be sent was not answered yet."""
+        if self._failures:
+            self._failures = 0
+            self.logger.info("Consuming %s again.", self.route.describe())
 
     async def _watch(self) -> None:
         while True:

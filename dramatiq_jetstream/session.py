@@ -24,6 +24,7 @@ from .errors import (
     AuthenticationFailed,
     CallTimeout,
     ConnectionClosed,
+    ConnectionFailed,
     PermissionDenied,
     ServerUnreachable,
     UnsupportedServer,
@@ -50,6 +51,9 @@ PING_INTERVAL = 2
 #: while a cluster elects a leader.
 NO_RESPONDERS_PAUSE = 0.25
 
+#: The server's error numbers for an account, or a server, without JetStream.
+_NO_JETSTREAM = frozenset({10039, 10076})
+
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _SPACE = re.compile(r"\s")
 _REFUSED = ("authorization", "authentication", "credentials", "nkey", "jwt")
@@ -72,7 +76,9 @@ class Session:
         self.publisher: Publisher
         self.closing = False
         self._listeners: set[Listener] = set()
-        self._asking: set[tuple[str, asyncio.Future[None]]] = set()
+        self._asking: set[tuple[str, asyncio.Future[str | None]]] = set()
+        self._inboxes = ""
+        self._deaf: str | None = None
         self._last_error: Exception | None = None
         self._reopening: asyncio.Task[None] | None = None
 
@@ -128,6 +134,11 @@ class Session:
         if not self.is_open:
             raise ConnectionClosed(f"the connection to {self._address()} is closed")
 
+    def check_hears(self) -> None:
+        """Raise PermissionDenied if the server's answers cannot arrive; from any thread."""
+        if self._deaf is not None:
+            raise _denial("subscription", self._deaf)
+
     def on_reconnect(self, listener: Listener) -> None:
         """Have a listener called on the loop whenever the connection is back."""
         self._listeners.add(listener)
@@ -177,7 +188,7 @@ class Session:
         while True:
             left = deadline - asyncio.get_running_loop().time()
             try:
-                return await self._request_once(subject, body, headers, max(left, 0.001))
+                return await self.ask(subject, body, headers, max(left, 0.001))
             except nats.errors.NoRespondersError as error:
                 if not self.settings.domain and not self.client._server_info.get("jetstream"):
                     raise UnsupportedServer(
@@ -234,6 +245,11 @@ class Session:
         answer = await self.request(subject, b"" if body is None else json.dumps(body).encode())
         fields: dict[str, Any] = json.loads(answer.data)
         error = fields.get("error")
+        if error is not None and error.get("err_code") in _NO_JETSTREAM:
+            raise UnsupportedServer(
+                f"the server at {self._address()} does not let this account use JetStream: switch it on for the account "
+                "('jetstream: enabled'), or give the broker the credentials of another"
+            )
         if error is not None:
             raise ApiError(operation, error["code"], error.get("err_code", 0), error.get("description", ""))
         return fields
@@ -243,15 +259,22 @@ class Session:
         _, _, lines = block.partition(b"\r\n")
         return Client._parse_header_lines(lines)
 
-    async def _request_once(self, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float) -> Msg:
-        denied = asyncio.get_running_loop().create_future()
+    async def ask(self, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float) -> Msg:
+        """Send a request once, as :meth:`request` does, and wait so many seconds for the answer.
+
+        Raises:
+          NoRespondersError: If nobody listens; nats-py's own.
+        """
+        self.check_hears()
+        denied: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         asking = (subject.lower(), denied)
         self._asking.add(asking)
         answer = asyncio.ensure_future(self.client.request(subject, body, timeout, headers=headers))
         try:
             await asyncio.wait({answer, denied}, return_when=asyncio.FIRST_COMPLETED)
             if denied.done() and not answer.done():
-                raise _denial("publish", subject)
+                inbox = denied.result()
+                raise _denial("subscription", inbox) if inbox else _denial("publish", subject)
             return await answer
         except nats.errors.TimeoutError as error:
             raise CallTimeout(f"no answer to {subject!r} within {timeout:.1f} s from {self._address()}") from error
@@ -264,6 +287,7 @@ class Session:
     async def _open(self) -> None:
         await self._connect()
         inbox = f"{self.client.new_inbox()}."
+        self._inboxes = inbox[: inbox[:-1].rindex(".") + 1]
         self.publisher = Publisher(self.outbox, inbox)
         await self._subscribe_receipts()
         self.publisher.watch()
@@ -286,9 +310,21 @@ class Session:
             self._last_error = _failure(opening) or self._last_error
         if not opening.done() or _failure(opening) is not None:
             opening.cancel()
-            await self.client.close()
+            await self._abandon()
             raise self._connect_error() from self._last_error
-        self._check_version()
+        try:
+            self._check_tls()
+            self._check_version()
+        except ConnectionFailed:
+            await self._abandon()
+            raise
+
+    async def _abandon(self) -> None:
+        """Close a client that is of no use, without starting over."""
+        self._refusal.cancel()
+        # One that failed before its first attempt to connect refuses to be closed.
+        if self.client._flush_queue is not None:
+            await self.client.close()
 
     def _connect_options(self) -> dict[str, Any]:
         return {
@@ -319,6 +355,14 @@ class Session:
             "broker's url, or NATS_URL from the environment"
         )
 
+    def _check_tls(self) -> None:
+        # nats-py would go on in the clear.
+        if self.settings.connect_options.get("tls") and not self.client._server_info.get("tls_required"):
+            raise AuthenticationFailed(
+                f"the server at {self._address()} does not speak TLS, but the broker was given a TLS context: switch TLS "
+                "on at the server, or leave the option tls out"
+            )
+
     def _check_version(self) -> None:
         version = self.client.connected_server_version
         if (version.major, version.minor) < MIN_SERVER_VERSION:
@@ -345,15 +389,19 @@ class Session:
 
     def _on_denied(self, verb: str, subject: str, error: Exception) -> None:
         self.logger.error("NATS at %s: %s", self._address(), error)
-        if verb == "subscription":
-            self.publisher.fail(_denial(verb, subject), lambda _: subject.startswith(self.publisher.inbox.lower()))
-        else:
-            self.publisher.fail(_denial(verb, subject), lambda published: published.lower() == subject)
+        inbox = subject if verb == "subscription" and subject.startswith(self._inboxes.lower()) else None
+        self._deaf = self._deaf or inbox
+
+        def concerns(published: str) -> bool:
+            return inbox is not None or (verb == "publish" and published.lower() == subject)
+
+        self.publisher.fail(_denial(verb, subject), concerns)
         for asked, denied in list(self._asking):
-            if asked == subject and not denied.done():
-                denied.set_result(None)
+            if concerns(asked) and not denied.done():
+                denied.set_result(inbox)
 
     async def _on_disconnected(self) -> None:
+        self._deaf = None
         if not self.closing:
             self.logger.warning("Lost the connection to NATS at %s; reconnecting.", self._address())
 

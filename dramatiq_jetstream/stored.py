@@ -7,13 +7,18 @@ import base64
 import calendar
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from nats.aio.msg import Msg
 
+from .connection import Connection
 from .errors import ApiError, CallTimeout
 from .session import Session
+
+#: How many messages are read at a time.
+PAGE = 256
 
 MESSAGE_NOT_FOUND = 10037
 #: Deleting what is gone.
@@ -83,6 +88,23 @@ async def read(session: Session, stream: str, subject: str, start: int, count: i
     finally:
         await session.unsubscribe(subscription)
     return found
+
+
+def walk(connection: Connection, stream: str, subject: str, after: int = 0) -> Iterator[Stored]:
+    """Go through a stream with direct access, a page at a time; from any thread but the loop's.
+
+    Parameters:
+      connection(Connection): The way to the server.
+      stream(str): The stream; one that does not exist is empty.
+      subject(str): Which subjects; it may have wildcards.
+      after(int): The sequence to begin behind.
+    """
+    while True:
+        page = connection.call(partial(read, stream=stream, subject=subject, start=after + 1, count=PAGE))
+        yield from page
+        if len(page) < PAGE:
+            return
+        after = page[-1].sequence
 
 
 async def get(session: Session, stream: str, sequence: int) -> Stored | None:

@@ -26,6 +26,8 @@ MSG_ID = "Nats-Msg-Id"
 TTL = "Nats-TTL"
 SCHEDULE = "Nats-Schedule"
 SCHEDULE_TARGET = "Nats-Schedule-Target"
+#: On what the server's scheduler delivers.
+SCHEDULER = "Nats-Scheduler"
 
 ACTOR = "Dramatiq-Actor"
 MESSAGE_ID = "Dramatiq-Message-Id"

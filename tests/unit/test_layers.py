@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("loop_thread", "outbox", "publisher", "session", "connection", "topology", "server_process"),
     (
         *("server", "delivery", "stored", "counts", "key_value", "attempts", "policy", "burial", "delays"),
-        *("puller", "consumer", "handling", "queues", "dead_letters", "parked"),
+        *("puller", "consumer", "handling", "queues", "delayed", "dead_letters", "parked"),
     ),
     ("results", "rate_limits", "broker", "admin"),
     ("cli",),
