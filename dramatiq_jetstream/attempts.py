@@ -66,8 +66,8 @@ class Attempts:
         """Look up what is remembered of a message, if anything is."""
         subject = f"{session.api}.DIRECT.GET.KV_{self.bucket}.{self._subject(delivery)}"
         try:
-            found = await session.client.request(subject, timeout=RECALL_TIMEOUT)
-        except nats.errors.Error as error:
+            found = await session.ask(subject, b"", None, RECALL_TIMEOUT)
+        except (BrokerError, nats.errors.Error) as error:
             self.logger.debug("No record of %s: %s", delivery, error)
             return None
         headers = found.headers or {}

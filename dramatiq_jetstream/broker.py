@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from .dead_letters import DeadLetters
 from .delayed import DelayedMessage
 from .delays import Waits, check_delay, due_at, publication
 from .delivery import Delivery, JetStreamMessage
+from .finishing import finishing
 from .handling import QueueHandling
 from .names import Names
 from .parked import ParkedMessages
@@ -35,7 +35,7 @@ from .queues import Queue
 from .session import RESERVED_OPTIONS, Session, Subscription
 from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
 from .topology import Limits, Route
-from .wire import AnyMessage
+from .wire import MSG_ID, AnyMessage
 
 #: Middleware that hands work on after an actor ran; if it fails, the message must come back.
 HANDING_ON = (Retries, Pipelines, GroupCallbacks)
@@ -133,7 +133,6 @@ class JetStreamBroker(Broker):
         )
         self._consumers: weakref.WeakSet[JetStreamConsumer] = weakref.WeakSet()
         self._worker_threads: int | None = None
-        self._finishing = _Finishing()
 
     @property
     def consumer_class(self) -> type[JetStreamConsumer]:
@@ -210,24 +209,25 @@ class JetStreamBroker(Broker):
         Returns:
           Message: Either the original message or a copy of it.
         """
-        finishing = self._finishing.message
-        if finishing is not None and finishing.stands_for(message):
-            return self._retry(finishing, delay)
+        parent = finishing.message
+        if parent is not None and parent.stands_for(message):
+            return self._retry(parent, delay)
         try:
-            return self._enqueue(message, delay)
+            return self._enqueue(message, delay, parent)
         except Exception as error:
-            if finishing is not None:
-                finishing.hook_error = error
+            if parent is not None:
+                parent.hook_error = error
             raise
 
     def flush(self, queue_name: str) -> None:
-        """Drop all the messages from a queue, delayed ones too.
+        """Drop all the messages from a queue, delayed ones and dead letters too.
 
         Parameters:
           queue_name(str): The queue to flush.
         """
         queue = self._declared(queue_name)
         self.connection.call(lambda session: purge(session, queue.route))
+        self.dead_letters.purge(queue.name)
 
     def flush_all(self) -> None:
         """Drop all messages from all declared queues."""
@@ -366,7 +366,7 @@ class JetStreamBroker(Broker):
         else:
             super().emit_after(signal, *args, **kwargs)
 
-    def _enqueue(self, message: Message[Any], delay: int | None) -> Message[Any]:
+    def _enqueue(self, message: Message[Any], delay: int | None, parent: JetStreamMessage | None) -> Message[Any]:
         queue = self._queue(message.queue_name)
         due = None
         if delay is not None and delay > 0:
@@ -376,7 +376,11 @@ class JetStreamBroker(Broker):
 
         self.logger.debug("Enqueueing message %r on queue %r.", message.message_id, queue.name)
         self.emit_before("enqueue", message, delay)
-        queue.store(publication(queue.route, queue.payload, message, due))
+        outgoing = publication(queue.route, queue.payload, message, due)
+        if parent is not None and parent.succeeded:
+            # Should the parent come again, for its acknowledgement got lost, this is stored already.
+            outgoing.headers[MSG_ID] = parent.name_successor(message.message_id)
+        queue.store(outgoing)
         self.emit_after("enqueue", message, delay)
         return message
 
@@ -390,7 +394,8 @@ class JetStreamBroker(Broker):
 
     def _finish(self, message: JetStreamMessage, **kwargs: Any) -> None:
         """Call the hooks as dramatiq does, but remember if one could not hand its work on."""
-        self._finishing.message = message
+        finishing.message = message
+        message.succeeded = kwargs.get("exception") is None and not message.failed
         try:
             for middleware in reversed(self.middleware):
                 try:
@@ -402,7 +407,7 @@ class JetStreamBroker(Broker):
                     if isinstance(middleware, HANDING_ON):
                         message.hook_error = error
         finally:
-            self._finishing.message = None
+            finishing.message = None
 
     def _hand_back(self, worker: Worker) -> None:
         """Return what has not started yet, while the worker waits for what has."""
@@ -458,9 +463,3 @@ class JetStreamBroker(Broker):
         await self._attempts.ensure(session)
         await queue.ensure_stream(session)
         return await queue.ensure_consumer(session, self._max_deliver(queue))
-
-
-class _Finishing(threading.local):
-    """The message whose hooks run on this thread."""
-
-    message: JetStreamMessage | None = None

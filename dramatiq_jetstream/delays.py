@@ -85,7 +85,8 @@ class Waits:
         """Let the server deliver the same message again."""
         returned = delivery.returned + (not spent)
         self._attempts.remember(self._connection.session(), delivery, options, delay, returned)
-        delivery.settle(nak(delay))
+        # After the last delivery there is nothing to wait for, and only now does the server announce it.
+        delivery.settle(nak(delay if self._deliverable(delivery) else 0))
 
     def copy(self, message: JetStreamMessage, delay: int) -> None:
         """Store a copy that carries the options on, then remove the original."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -11,11 +13,14 @@ from dramatiq import Message, MessageProxy
 
 from .outbox import Parcel
 from .topology import Limits
-from .wire import SCHEDULER, Headers, Origin
+from .wire import SCHEDULER, Headers, Origin, quote_text
 
 ACK = b"+ACK"
 NAK = b"-NAK"
 PROGRESS = b"+WPI"
+
+#: In a record of options: the names of those that an attempt removed.
+REMOVED = "removed_options"
 
 
 def nak(delay: int) -> bytes:
@@ -29,7 +34,7 @@ class Record(NamedTuple):
     Parameters:
       attempt(int): The delivery that wrote it.
       returned(int): How many deliveries were given back unused and are not counted.
-      options(dict): What the failed attempt's middleware put into the message's options.
+      options(dict): What attempts so far changed in the message's options.
     """
 
     attempt: int
@@ -117,13 +122,16 @@ class JetStreamMessage(MessageProxy):
     def __init__(self, message: Message[Any], delivery: Delivery) -> None:
         super().__init__(message)
         self.delivery = delivery
-        self.received_options = dict(message.options)
+        self.received_options = copy.deepcopy(message.options)
         #: How many attempts it has behind it, by the server's count.
         self.received_retries = 0
         #: Milliseconds after which a hook wants the message again, if one does.
         self.retry_delay: int | None = None
         #: What kept a hook from handing work on; the message must come back then.
         self.hook_error: Exception | None = None
+        #: Whether its actor returned.
+        self.succeeded = False
+        self._successors: Counter[str] = Counter()
 
     @property
     def redelivered(self) -> bool:
@@ -139,11 +147,28 @@ class JetStreamMessage(MessageProxy):
         """Whether dramatiq means this very delivery, and not a copy of its message."""
         return message is self
 
+    def name_successor(self, message_id: str) -> str:
+        """The Nats-Msg-Id of a message that a hook enqueues because this one succeeded.
+
+        It is the same whenever this message is delivered again.
+        """
+        self._successors[message_id] += 1
+        return quote_text(f"{self.message_id}>{message_id}>{self._successors[message_id]}")
+
     def changed_options(self) -> dict[str, Any]:
-        """The options that attempts so far added or changed; the count of retries is the server's."""
+        """The options that attempts so far added, changed or removed; the count of retries is the server's."""
         missing = object()
-        return {
+        changed = {
             name: value
             for name, value in self.options.items()
             if name != "retries" and self.received_options.get(name, missing) != value
         }
+        removed = sorted(self.received_options.keys() - self.options.keys())
+        return changed | {REMOVED: removed} if removed else changed
+
+    def bring_back_options(self) -> None:
+        """Put the options as the last attempt left them, if that is remembered."""
+        if self.delivery.record is not None:
+            self.options.update(self.delivery.record.options)
+            for name in self.options.pop(REMOVED, ()):
+                self.options.pop(name, None)

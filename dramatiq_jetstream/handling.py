@@ -150,8 +150,7 @@ class QueueHandling:
         """Put back what earlier attempts left, and count them as the server does."""
         delivery = message.delivery
         retries = message.options.get("retries", 0) + delivery.earlier_attempts
-        if delivery.record is not None:
-            message.options.update(delivery.record.options)
+        message.bring_back_options()
         if retries:
             message.options["retries"] = retries
         message.received_retries = retries

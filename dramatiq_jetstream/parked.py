@@ -176,8 +176,7 @@ class ParkedMessages:
             return None, Reason.UNDECODABLE, error
         message = JetStreamMessage(decoded, delivery)
         message.received_retries = message.options.get("retries", 0) + delivery.earlier_attempts
-        if delivery.record is not None:
-            message.options.update(delivery.record.options)
+        message.bring_back_options()
         return message, Reason.ATTEMPTS_EXCEEDED, None
 
     async def _sweep_for_ever(self, session: Session) -> None:

@@ -164,8 +164,8 @@ class Puller:
 
     def _on_status(self, headers: dict[str, str]) -> None:
         status = headers.get("Status", "")
-        # Where the server gives no description, nats-py takes the header that follows for one.
-        text = headers.get("Description", "").partition("\r\n")[0]
+        # Where the server gives no description, nats-py takes what follows for one: a line break and a header.
+        text = headers.get("Description", "").partition("\n")[0].strip()
         if status in ("100", "404", "408"):
             self._recovered()
         if status == "100":

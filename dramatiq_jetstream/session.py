@@ -127,7 +127,7 @@ class Session:
         async def on_message(msg: Msg) -> None:
             callback(msg.subject, msg.data)
 
-        return Subscription(self, self.thread.submit(self._listen(subject, on_message)).result())
+        return Subscription(self, self.thread.submit(self.subscribe_to(subject, on_message)).result())
 
     def check_open(self) -> None:
         """Raise ConnectionClosed if nothing can be sent any more; from any thread."""
@@ -156,9 +156,10 @@ class Session:
     async def subscribe(self, callback: Callable[[Msg], Awaitable[None]]) -> tuple[str, Any]:
         """Subscribe to an inbox of one's own and return its subject and the subscription."""
         inbox = self.client.new_inbox()
-        return inbox, await self._listen(inbox, callback)
+        return inbox, await self.subscribe_to(inbox, callback)
 
-    async def _listen(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> Any:
+    async def subscribe_to(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> Any:
+        """Subscribe to a subject and return the subscription."""
         try:
             return await self.client.subscribe(subject, cb=callback)
         except nats.errors.BadSubjectError as error:
@@ -218,6 +219,7 @@ class Session:
 
     def submit(self, publication: Publication) -> Future[Receipt]:
         """Begin to publish a message; from any thread.  Raises MessageTooLarge."""
+        self.check_hears()
         publication.check_size(self.client.max_payload, "the server (max_payload)")
         return self.publisher.submit(publication)
 
@@ -225,7 +227,7 @@ class Session:
         """What to raise when there is no answer to a publish."""
         return CallTimeout(
             f"the server did not confirm a message to {publication.subject!r} within {self.settings.timeout} ms: "
-            "it may or may not be stored"
+            "it may or may not be stored; check that the server is up, and send again if running twice does no harm"
         )
 
     async def call_api(self, operation: str, body: object = None) -> dict[str, Any]:
@@ -303,11 +305,13 @@ class Session:
         await self.client.subscribe(f"{self.publisher.inbox}*", cb=self.publisher.on_reply)
 
     async def _connect(self) -> None:
-        self._refusal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refusal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         opening = asyncio.ensure_future(self.client.connect(**self._connect_options()))
         await asyncio.wait({opening, self._refusal}, timeout=self.timeout, return_when=asyncio.FIRST_COMPLETED)
         if opening.done():
             self._last_error = _failure(opening) or self._last_error
+        if self._refusal.done():
+            self._last_error = self._refusal.result()
         if not opening.done() or _failure(opening) is not None:
             opening.cancel()
             await self._abandon()
@@ -385,7 +389,7 @@ class Session:
             self.logger.warning("NATS at %s: %s", self._address(), str(error) or type(error).__name__)
         self._last_error = error
         if _is_refusal(error) and not self._refusal.done():
-            self._refusal.set_result(None)
+            self._refusal.set_result(error)
 
     def _on_denied(self, verb: str, subject: str, error: Exception) -> None:
         self.logger.error("NATS at %s: %s", self._address(), error)

@@ -175,6 +175,13 @@ class BrokerSettings:
         _at_least("dead_message_ttl", self.dead_message_ttl, 0)
         _at_least("unknown_actor_grace", self.unknown_actor_grace, 0)
 
+    @classmethod
+    def of(cls, url: str | Sequence[str] | None, options: Mapping[str, Any]) -> BrokerSettings:
+        """Settings of a connection, where what is not a setting of ours goes to ``nats.connect``."""
+        ours = {name: options[name] for name in ("declare", "replicas", "domain", "timeout") if name in options}
+        rest = {name: value for name, value in options.items() if name not in ours}
+        return cls(url=url, connect_options=rest, **ours)
+
     def queue(self, queue_name: str) -> WorkQueue:
         """The settings of a queue; those of an ordinary one if it has none of its own."""
         return self.queues.get(queue_name) or WorkQueue()

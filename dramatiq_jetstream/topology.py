@@ -18,6 +18,10 @@ Config = dict[str, Any]
 #: repeated within this time and still yields one entry.
 DEAD_LETTER_WINDOW = 86_400_000
 
+#: For how long a bucket remembers message ids: longer than a write is repeated, and short, because
+#: rate limiters write often.
+BUCKET_WINDOW = 30_000
+
 #: Pull requests that may wait at a queue's consumer.  The server's default of 512 would be used up
 #: by some two hundred worker processes.
 MAX_WAITING = 8_192
@@ -169,6 +173,7 @@ def bucket_config(bucket: str, replicas: int) -> Config:
         "num_replicas": replicas,
         "discard": "new",
         "max_msgs_per_subject": 1,
+        "duplicate_window": BUCKET_WINDOW * _NANOSECONDS,
         "allow_rollup_hdrs": True,
         "deny_delete": True,
         "allow_msg_ttl": True,

@@ -18,10 +18,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "names", "settings", "prefetch", "wire"),
     ("loop_thread", "outbox", "publisher", "session", "connection", "topology", "server_process"),
     (
-        *("server", "delivery", "stored", "counts", "key_value", "attempts", "policy", "burial", "delays"),
+        *("server", "delivery", "finishing", "stored", "counts", "key_value", "attempts", "policy", "burial", "delays"),
         *("puller", "consumer", "handling", "queues", "delayed", "dead_letters", "parked"),
     ),
-    ("results", "rate_limits", "broker", "admin"),
+    ("broker", "backend", "results", "rate_limits", "admin"),
     ("cli",),
 )
 
