@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -102,7 +102,20 @@ class KeyValue:
         Returns:
           bytes: The value, or None if there was none in time.
         """
-        return self._connection.call(partial(self.await_value, key=key, timeout=timeout))
+        found = self.wait_any([key], timeout)
+        return None if found is None else found[1]
+
+    def wait_any(self, keys: Sequence[str], timeout: int | None) -> tuple[str, bytes] | None:
+        """Wait until one of several keys has a value.
+
+        Parameters:
+          keys(Sequence[str]): The keys; at least one.
+          timeout(int): The milliseconds to wait at most; None for ever.
+
+        Returns:
+          tuple: The key and its value, or None if there was none in time.
+        """
+        return self._connection.call(partial(self.await_any, keys=keys, timeout=timeout))
 
     async def read(self, session: Session, key: str) -> Entry | None:
         """Do what :meth:`get` does, on the loop."""
@@ -146,22 +159,26 @@ class KeyValue:
             pause = min(pause * 2, MAX_PAUSE)
         raise CallTimeout(f"the key {key!r} of bucket {self.bucket!r} is so busy that it could not be changed in time")
 
-    async def await_value(self, session: Session, key: str, timeout: int | None) -> bytes | None:
-        """Do what :meth:`wait` does, on the loop."""
+    async def await_any(self, session: Session, keys: Sequence[str], timeout: int | None) -> tuple[str, bytes] | None:
+        """Do what :meth:`wait_any` does, on the loop."""
         loop = asyncio.get_running_loop()
         deadline = math.inf if timeout is None else loop.time() + timeout / 1000
         changed, look_again = asyncio.Event(), LOOK_AGAIN
+        subjects = {self._subject(key) for key in keys}
 
-        async def on_change(_: Msg) -> None:
-            changed.set()
+        async def on_change(message: Msg) -> None:
+            if message.subject in subjects:
+                changed.set()
 
-        subscription = await session.subscribe_to(self._subject(key), on_change)
+        # One subscription for all: keys are single tokens.
+        subject = self._subject(keys[0]) if len(keys) == 1 else f"$KV.{self.bucket}.*"
+        subscription = await session.subscribe_to(subject, on_change)
         try:
             while True:
-                entry = await self.read(session, key)
+                found = await self._first(session, keys)
                 left = deadline - loop.time()
-                if entry is not None or left <= 0:
-                    return entry.value if entry else None
+                if found is not None or left <= 0:
+                    return found
                 try:
                     await asyncio.wait_for(changed.wait(), min(left, look_again))
                     # The word of a write travels beside the write itself, and may be ahead of it.
@@ -170,7 +187,14 @@ class KeyValue:
                 except asyncio.TimeoutError:
                     look_again = min(look_again * 2, LOOK_AGAIN)
         finally:
-            await session.unsubscribe(subscription)
+            await session.unsubscribe(subscription, drain=False)
+
+    async def _first(self, session: Session, keys: Sequence[str]) -> tuple[str, bytes] | None:
+        for key in keys:
+            entry = await self.read(session, key)
+            if entry is not None:
+                return key, entry.value
+        return None
 
     def _subject(self, key: str) -> str:
         return f"$KV.{self.bucket}.{escape(key)}"

@@ -76,7 +76,7 @@ class Session:
         self.publisher: Publisher
         self.closing = False
         self._listeners: set[Listener] = set()
-        self._asking: set[tuple[str, asyncio.Future[str | None]]] = set()
+        self._asking: set[tuple[str, asyncio.Future[Any]]] = set()
         self._inboxes = ""
         self._deaf: str | None = None
         self._last_error: Exception | None = None
@@ -167,12 +167,12 @@ class Session:
         except nats.errors.Error as error:
             raise ConnectionClosed(f"the connection to {self._address()} is closed: {error}") from error
 
-    async def unsubscribe(self, subscription: Any) -> None:
-        """End a subscription once what is already on its way here has been handled."""
+    async def unsubscribe(self, subscription: Any, *, drain: bool = True) -> None:
+        """End a subscription; unless told otherwise, once what is already on its way here has been handled."""
         if subscription is None or subscription._conn is not self.client or not self.client.is_connected:
             return
         try:
-            await subscription.drain()
+            await (subscription.drain() if drain else subscription.unsubscribe())
         except nats.errors.Error as error:
             # The connection broke meanwhile, and the subscription with it.
             self.logger.debug("Unsubscribing: %s", error)
@@ -249,8 +249,8 @@ class Session:
         error = fields.get("error")
         if error is not None and error.get("err_code") in _NO_JETSTREAM:
             raise UnsupportedServer(
-                f"the server at {self._address()} does not let this account use JetStream: switch it on for the account "
-                "('jetstream: enabled'), or give the broker the credentials of another"
+                f"the server at {self._address()} does not let this account use JetStream: switch it on for the "
+                "account ('jetstream: enabled'), or give the broker the credentials of another"
             )
         if error is not None:
             raise ApiError(operation, error["code"], error.get("err_code", 0), error.get("description", ""))
@@ -268,14 +268,14 @@ class Session:
           NoRespondersError: If nobody listens; nats-py's own.
         """
         self.check_hears()
-        denied: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        denied: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         asking = (subject.lower(), denied)
         self._asking.add(asking)
         answer = asyncio.ensure_future(self.client.request(subject, body, timeout, headers=headers))
         try:
             await asyncio.wait({answer, denied}, return_when=asyncio.FIRST_COMPLETED)
             if denied.done() and not answer.done():
-                inbox = denied.result()
+                inbox: str | None = denied.result()
                 raise _denial("subscription", inbox) if inbox else _denial("publish", subject)
             return await answer
         except nats.errors.TimeoutError as error:
@@ -305,7 +305,7 @@ class Session:
         await self.client.subscribe(f"{self.publisher.inbox}*", cb=self.publisher.on_reply)
 
     async def _connect(self) -> None:
-        self._refusal: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        self._refusal: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         opening = asyncio.ensure_future(self.client.connect(**self._connect_options()))
         await asyncio.wait({opening, self._refusal}, timeout=self.timeout, return_when=asyncio.FIRST_COMPLETED)
         if opening.done():
@@ -363,8 +363,8 @@ class Session:
         # nats-py would go on in the clear.
         if self.settings.connect_options.get("tls") and not self.client._server_info.get("tls_required"):
             raise AuthenticationFailed(
-                f"the server at {self._address()} does not speak TLS, but the broker was given a TLS context: switch TLS "
-                "on at the server, or leave the option tls out"
+                f"the server at {self._address()} does not speak TLS, but the broker was given a TLS context: switch "
+                "TLS on at the server, or leave the option tls out"
             )
 
     def _check_version(self) -> None:

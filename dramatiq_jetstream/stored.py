@@ -86,7 +86,7 @@ async def read(session: Session, stream: str, subject: str, start: int, count: i
     except asyncio.TimeoutError as error:
         raise CallTimeout(f"reading the stream {stream!r}: the answer did not arrive in time") from error
     finally:
-        await session.unsubscribe(subscription)
+        await session.unsubscribe(subscription, drain=False)
     return found
 
 

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("server", "delivery", "finishing", "stored", "counts", "key_value", "attempts", "policy", "burial", "delays"),
         *("puller", "consumer", "handling", "queues", "delayed", "dead_letters", "parked"),
     ),
-    ("broker", "backend", "results", "rate_limits", "admin"),
+    ("broker", "backend", "results", "rate_limits", "abort", "admin"),
     ("cli",),
 )
 
