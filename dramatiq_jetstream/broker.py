@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,10 @@ from .session import RESERVED_OPTIONS, Session, Subscription
 from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
 from .topology import Limits, Route
 from .wire import MSG_ID, AnyMessage
+
+#: Seconds for which messages must look parked before join believes it: a consumer's counts lag
+#: behind its stream's, and a message that has just been stored or has moved looks parked meanwhile.
+SETTLING = 0.5
 
 #: Middleware that hands work on after an actor ran; if it fails, the message must come back.
 HANDING_ON = (Retries, Pipelines, GroupCallbacks)
@@ -270,8 +275,14 @@ class JetStreamBroker(Broker):
         """
         queue = self._declared(queue_name)
         deadline = None if timeout is None else time.monotonic() + timeout / 1000
-        while self.connection.call(lambda session: count(session, queue.route)).unfinished:
-            if deadline is not None and time.monotonic() >= deadline:
+        idle_since = math.inf
+        while True:
+            counts = self.connection.call(lambda session: count(session, queue.route))
+            now = time.monotonic()
+            idle_since = math.inf if counts.unfinished else min(idle_since, now)
+            if not counts.unfinished and (not counts.parked or now - idle_since >= SETTLING):
+                return
+            if deadline is not None and now >= deadline:
                 raise QueueJoinTimeout(queue_name)
             time.sleep(interval / 1000)
 

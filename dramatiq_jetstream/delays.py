@@ -13,6 +13,7 @@ import time
 from datetime import datetime, timezone
 from typing import Any
 
+from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
 from .attempts import Attempts
@@ -21,6 +22,12 @@ from .delivery import ACK, Delivery, JetStreamMessage, nak
 from .errors import DelayNotSupported
 from .topology import Route
 from .wire import MSG_ID, SCHEDULE, SCHEDULE_TARGET, AnyMessage, PayloadFormat, Publication
+
+#: The option that says when, in UNIX milliseconds, a copy may run whose stream has no scheduler.
+NOT_BEFORE = "not_before"
+
+#: The longest a consumer holds a message back itself, in milliseconds.
+MAX_HOLD = 1_000
 
 
 def due_at(delay: float) -> int:
@@ -89,14 +96,34 @@ class Waits:
         delivery.settle(nak(delay if self._deliverable(delivery) else 0))
 
     def copy(self, message: JetStreamMessage, delay: int) -> None:
-        """Store a copy that carries the options on, then remove the original."""
+        """Store a copy that carries the options on, then remove the original.
+
+        Raises:
+          MessageTooLarge: If its options have outgrown the queue.
+        """
         delivery = message.delivery
-        due = due_at(delay) if delay > 0 and self._route.settings.allows_delays else None
-        copied = publication(self._route, self._payload, message.copy(), due)
+        due = due_at(delay) if delay > 0 else None
+        copied = message.copy()
+        if due is not None and not self._route.settings.allows_delays:
+            copied, due = message.copy(options={NOT_BEFORE: due}), None
+        outgoing = publication(self._route, self._payload, copied, due)
         # Whoever repeats this after a crash stores nothing new.
-        copied.headers[MSG_ID] = f"{delivery}.{delivery.origin.timestamp}.{delivery.origin.deliveries}"
-        self._connection.publish(copied)
+        outgoing.headers[MSG_ID] = f"{delivery}.{delivery.origin.timestamp}.{delivery.origin.deliveries}"
+        self._connection.publish(outgoing)
         delivery.settle(ACK)
+
+    def hold_back(self, message: JetStreamMessage) -> bool:
+        """Have a message that comes too early, from a stream without a scheduler, delivered once more."""
+        wait = message.options.pop(NOT_BEFORE, 0) - current_millis()
+        if wait <= 0:
+            return False
+        if self._deliverable(message.delivery):
+            self.redeliver(message.delivery, wait, message.changed_options(), spent=False)
+        else:
+            # The only way left; at least no faster than this.
+            time.sleep(min(wait, MAX_HOLD) / 1000)
+            self.copy(message, wait)
+        return True
 
     def _deliverable(self, delivery: Delivery) -> bool:
         limit = delivery.holder.limits.max_deliver

@@ -75,6 +75,8 @@ class QueueHandling:
     def admit(self, message: JetStreamMessage) -> bool:
         """Whether a message may run here; one that may not is taken care of."""
         self._bring_back_options(message)
+        if self._waits.hold_back(message):
+            return False
         if not self._policy.knows(message.actor_name):
             self._wait_for_actor(message)
             return False
@@ -106,7 +108,7 @@ class QueueHandling:
         if self._route.settings.bound and _is_last(message.delivery):
             self._bury(message, Reason.RETRIES_EXHAUSTED, message._exception)
         else:
-            self._waits.again(message, delay, spent=True)
+            self._again(message, delay, spent=True)
 
     def come_back(self, message: JetStreamMessage) -> None:
         """Have a message delivered again because a hook could not hand its work on."""
@@ -118,7 +120,7 @@ class QueueHandling:
         self.logger.error("Message %s comes back, for what follows it failed: %s", message.delivery, message.hook_error)
         message.options["retries"] = message.received_retries
         _, delay = compute_backoff(failures - 1, factor=MIN_BACKOFF, max_backoff=MAX_BACKOFF)
-        self._waits.again(message, delay, spent=False)
+        self._again(message, delay, spent=False)
 
     def reject(self, message: JetStreamMessage) -> None:
         """Dead-letter a message."""
@@ -143,6 +145,15 @@ class QueueHandling:
             except BrokerConnectionError as error:
                 self.logger.warning("Message %s is back in its queue only after ack_wait: %s", delivery, error)
 
+    def _again(self, message: JetStreamMessage, delay: int, *, spent: bool) -> None:
+        try:
+            self._waits.again(message, delay, spent=spent)
+        except BrokerConnectionError:
+            raise
+        except BrokerError as error:
+            self.logger.error("Message %s cannot be tried again: %s", message.delivery, error)
+            self._bury(message, Reason.HANDOFF_FAILED, message._exception or error)
+
     def _decode(self, delivery: Delivery) -> Any:
         return self._payload.decode(delivery.body, delivery.headers, delivery.origin)
 
@@ -163,20 +174,26 @@ class QueueHandling:
             )
 
     def _wait_for_actor(self, message: JetStreamMessage) -> None:
-        since = message.options.setdefault(UNKNOWN_SINCE, current_millis())
-        waited = current_millis() - since
-        if self._route.settings.keeps_dead_letters:
+        delivery, bound, now = message.delivery, self._route.settings.bound, current_millis()
+        waited = now - min(message.options.get(UNKNOWN_SINCE, now), now)
+        message.options[UNKNOWN_SINCE] = now - waited
+        if (
+            self._route.settings.keeps_dead_letters
+            or waited >= self._unknown_actor_grace
+            or (bound and _is_last(delivery))
+        ):
+            self.logger.error("No worker knows the actor %r of message %s.", message.actor_name, delivery)
             self._bury(message, Reason.UNKNOWN_ACTOR, ActorNotFound(message.actor_name))
-        elif waited >= self._unknown_actor_grace:
-            self.logger.error("No worker knows the actor %r of message %s.", message.actor_name, message.delivery)
-            self._bury(message, Reason.UNKNOWN_ACTOR, ActorNotFound(message.actor_name))
+            return
+
+        self.logger.warning(
+            "This worker does not know the actor %r of message %s: leaving it to others.", message.actor_name, delivery
+        )
+        delay = min(max(waited, MIN_BACKOFF), MAX_BACKOFF)
+        if bound:
+            self._waits.redeliver(delivery, delay, message.changed_options(), spent=False)
         else:
-            self.logger.warning(
-                "This worker does not know the actor %r of message %s: leaving it to others.",
-                message.actor_name,
-                message.delivery,
-            )
-            self._waits.copy(message, min(max(waited, MIN_BACKOFF), MAX_BACKOFF))
+            self._waits.copy(message, delay)
 
     def _bury(self, message: JetStreamMessage, reason: Reason, error: BaseException | None) -> None:
         ttl = self._policy.option(message, "dead_message_ttl", self._dead_message_ttl)

@@ -51,6 +51,19 @@ def _escape(name: str, special: re.Pattern[bytes]) -> str:
     return token
 
 
+def covers(pattern: str, subject: str) -> bool:
+    """Whether everything that matches a subject, wildcards and all, matches a pattern."""
+    wide, narrow = pattern.split("."), subject.split(".")
+    for position, token in enumerate(wide):
+        if token == ">":
+            return len(narrow) > position
+        if position >= len(narrow) or narrow[position] == ">":
+            return False
+        if token not in ("*", narrow[position]):
+            return False
+    return len(wide) == len(narrow)
+
+
 @dataclass(frozen=True)
 class Names:
     """The server's names for everything in one namespace.

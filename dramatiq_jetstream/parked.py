@@ -126,7 +126,12 @@ class ParkedMessages:
         stream, subject = self._names.advisories, f"{SUBJECT}.*.{self._names.consumer}"
         if route.settings.bound:
             stream, subject = self._names.advisories_of(route.queue_name), f"{SUBJECT}.{route.stream}.{route.consumer}"
-        settings = WorkQueue(stream=stream, subject=f"{SUBJECT}.{stream}", consumer=KEEPER, stream_subjects=[subject])
+        settings = WorkQueue(
+            stream=stream,
+            subject=f"{SUBJECT}.{route.stream}.{route.consumer}",
+            consumer=KEEPER,
+            stream_subjects=[subject],
+        )
         return _AdvisoryRoute(f"{stream} (advisories)", settings, self._names, self._replicas)
 
     async def _prepare(self, session: Session, route: Route) -> Limits:

@@ -406,7 +406,7 @@ class Session:
 
     async def _on_disconnected(self) -> None:
         self._deaf = None
-        if not self.closing:
+        if not self.closing and not self._refusal.cancelled():
             self.logger.warning("Lost the connection to NATS at %s; reconnecting.", self._address())
 
     async def _on_reconnected(self) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from .names import covers
+
 Payload = Literal["dramatiq", "json"]
 Declare = Literal["auto", "never"]
 DeadLetterMode = Literal["move", "keep"]
@@ -105,6 +107,14 @@ class WorkQueue:
             raise ValueError("payload='json', stream_subjects and dead_letters='keep' need a bound stream")
         if not self.bound and self.discard != "new" and (self.max_msgs or self.max_bytes):
             raise ValueError("a limited queue would silently drop its oldest messages: add discard='new'")
+        if (
+            self.subject
+            and self.stream_subjects
+            and not any(covers(wide, self.subject) for wide in self.stream_subjects)
+        ):
+            raise ValueError(
+                f"stream_subjects {self.stream_subjects!r} must cover the queue's subject {self.subject!r}"
+            )
         self._check_ranges()
 
     def _check_names(self) -> None:
@@ -170,6 +180,8 @@ class BrokerSettings:
 
     def __post_init__(self) -> None:
         _one_of("declare", self.declare, get_args(Declare))
+        if self.url and not self.servers():
+            raise ValueError(f"url {self.url!r} names no server")
         _at_least("replicas", self.replicas, 1)
         _at_least("timeout", self.timeout, 1)
         _at_least("dead_message_ttl", self.dead_message_ttl, 0)

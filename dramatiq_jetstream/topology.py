@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .errors import ApiError, ConfigMismatch, ConsumerNotFound, Difference, StreamNotFound
-from .names import Names
+from .names import Names, covers
 from .session import Session
 from .settings import DEFAULT_ACK_WAIT, DEFAULT_DUPLICATE_WINDOW, WorkQueue
 
@@ -253,19 +253,6 @@ async def ensure_consumer(session: Session, route: Route, max_deliver: int | Non
         advice = _ADVICE.format(kind="consumer", name=f"{route.stream} {route.consumer}")
         raise ConfigMismatch(f"the consumer {route.consumer!r} of {route.describe()}", unfit, advice)
     return limits(found)
-
-
-def covers(pattern: str, subject: str) -> bool:
-    """Whether everything that matches a subject, wildcards and all, matches a pattern."""
-    wide, narrow = pattern.split("."), subject.split(".")
-    for position, token in enumerate(wide):
-        if token == ">":
-            return len(narrow) > position
-        if position >= len(narrow) or narrow[position] == ">":
-            return False
-        if token not in ("*", narrow[position]):
-            return False
-    return len(wide) == len(narrow)
 
 
 async def _find_or_make(session: Session, find: str, make: str, request: Config, *, missing: int) -> Config:

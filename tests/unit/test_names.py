@@ -7,8 +7,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from dramatiq_jetstream.names import MAX_TOKEN, Names, escape
-from dramatiq_jetstream.topology import covers
+from dramatiq_jetstream.names import MAX_TOKEN, Names, covers, escape
 
 #: Valid as a token of a subject, in a stream's or a consumer's name, and in a KV key.
 TOKEN = re.compile(r"[A-Za-z0-9_=-]+")
@@ -170,9 +169,7 @@ def test_a_queue_hears_its_own_messages_only(
 @example(one=("a", "b.c", "d"), other=("a.b", "c", "d"))
 @example(one=("a", "b", "c.d"), other=("a", "b.c", "d"))
 @example(one=("a_b", "c", "d"), other=("a", "b_c", "d"))
-def test_each_actor_has_a_subject_of_its_own(
-    kind: str, one: tuple[str, str, str], other: tuple[str, str, str]
-) -> None:
+def test_each_actor_has_a_subject_of_its_own(kind: str, one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
     (namespace, queue, actor), (other_namespace, other_queue, other_actor) = one, other
 
     subject = SUBJECTS[kind](Names(namespace), queue, actor)
