@@ -22,7 +22,7 @@ from .topology import STREAM_NOT_FOUND
 from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, Publication, unquote_text
 
 #: What earlier attempts left in a message's options, and a fresh start must not have.
-SPENT_OPTIONS = ("retries", "traceback", "requeue_timestamp", "handoff_failures", "unknown_actor_since")
+SPENT_OPTIONS = ("retries", "traceback", "requeue_timestamp", "handoff_failures", "unknown_actor_since", "not_before")
 
 
 @dataclass(frozen=True)

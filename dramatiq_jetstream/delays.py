@@ -114,16 +114,18 @@ class Waits:
 
     def hold_back(self, message: JetStreamMessage) -> bool:
         """Have a message that comes too early, from a stream without a scheduler, delivered once more."""
-        wait = message.options.pop(NOT_BEFORE, 0) - current_millis()
+        wait: int = message.options.pop(NOT_BEFORE, 0) - current_millis()
         if wait <= 0:
             return False
         if self._deliverable(message.delivery):
             self.redeliver(message.delivery, wait, message.changed_options(), spent=False)
-        else:
-            # The only way left; at least no faster than this.
-            time.sleep(min(wait, MAX_HOLD) / 1000)
-            self.copy(message, wait)
-        return True
+            return True
+        # The only way left; at least no faster than this.
+        held = min(wait, MAX_HOLD)
+        time.sleep(held / 1000)
+        if wait > held:
+            self.copy(message, wait - held)
+        return wait > held
 
     def _deliverable(self, delivery: Delivery) -> bool:
         limit = delivery.holder.limits.max_deliver

@@ -150,10 +150,12 @@ class JetStreamMessage(MessageProxy):
     def name_successor(self, message_id: str) -> str:
         """The Nats-Msg-Id of a message that a hook enqueues because this one succeeded.
 
-        It is the same whenever this message is delivered again.
+        It is the same whenever this message is delivered again, and another one if the same message
+        was sent twice, as when a pipeline or a group runs twice.
         """
         self._successors[message_id] += 1
-        return quote_text(f"{self.message_id}>{message_id}>{self._successors[message_id]}")
+        place = f"{self.delivery}.{self.delivery.origin.timestamp}"
+        return quote_text(f"{place}>{message_id}>{self._successors[message_id]}")
 
     def changed_options(self) -> dict[str, Any]:
         """The options that attempts so far added, changed or removed; the count of retries is the server's."""

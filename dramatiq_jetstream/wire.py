@@ -64,6 +64,7 @@ _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "dead_message_ttl": (int,),
     "handoff_failures": (int,),
     "unknown_actor_since": (int,),
+    "not_before": (int,),
 }
 
 #: Options of which infinity is a value.
