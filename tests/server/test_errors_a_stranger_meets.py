@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import dramatiq
@@ -81,16 +81,26 @@ def test_something_else_listens_there() -> None:
 
 
 def test_jetstream_is_switched_off() -> None:
-    # What nats-server does without its jetstream block, as far as a client can see: an account that has none.
-    config = "accounts { NONE: { users: [{user: app, password: secret}] } }"
-    with NatsServer(config=config) as server, pytest.raises(UnsupportedServer, match="JetStream") as raised:
-        send(JetStreamBroker(server.url, user="app", password="secret", timeout=1_000))
+    with (
+        NatsServer(config="jetstream: disabled") as server,
+        pytest.raises(UnsupportedServer, match="JetStream switched off: start it with 'nats-server -js'") as raised,
+    ):
+        send(JetStreamBroker(server.url))
 
     assert isinstance(raised.value, BrokerConnectionError)
 
 
+def test_jetstream_is_switched_off_for_the_account() -> None:
+    config = "accounts { NONE: { users: [{user: app, password: secret}] } }"
+    with (
+        NatsServer(config=config) as server,
+        pytest.raises(UnsupportedServer, match="does not let this account use JetStream: switch it on"),
+    ):
+        send(JetStreamBroker(server.url, user="app", password="secret"))
+
+
 @pytest.mark.parametrize("credentials", [{}, {"user": "app", "password": "wrong"}, {"token": "wrong"}], ids=str)
-def test_wrong_credentials_are_named_at_once(guarded: NatsServer, credentials: dict[str, str]) -> None:
+def test_wrong_credentials_are_named_at_once(guarded: NatsServer, credentials: dict[str, Any]) -> None:
     with pytest.raises(AuthenticationFailed) as raised:
         send(JetStreamBroker(guarded.url, timeout=60_000, **credentials))
 
@@ -99,7 +109,7 @@ def test_wrong_credentials_are_named_at_once(guarded: NatsServer, credentials: d
 
 
 def test_credentials_file_that_is_missing(guarded: NatsServer) -> None:
-    with pytest.raises(AuthenticationFailed, match="missing.creds"):
+    with pytest.raises(AuthenticationFailed, match="does not let us in: "):
         send(JetStreamBroker(guarded.url, user_credentials="missing.creds"))
 
 
@@ -113,7 +123,7 @@ def test_passwords_in_the_url_are_not_shown(guarded: NatsServer) -> None:
 def test_no_permission_to_publish(guarded: NatsServer) -> None:
     broker = JetStreamBroker(guarded.url, user="reader", password="secret", declare="never", timeout=60_000)
 
-    with pytest.raises(PermissionDenied, match="may not publish to 'dramatiq.work.default.anyone': allow it"):
+    with pytest.raises(PermissionDenied, match=r"may not publish to 'dramatiq.work.default.anyone': allow it"):
         send(broker)
 
 
@@ -125,15 +135,19 @@ def test_no_permission_to_manage(guarded: NatsServer) -> None:
 def test_no_permission_to_hear_the_answers(guarded: NatsServer) -> None:
     broker = JetStreamBroker(guarded.url, user="mute", password="secret", declare="never", timeout=60_000)
 
-    with pytest.raises(PermissionDenied, match="may not subscribe to .* or give the broker the inbox_prefix"):
-        send(broker)
+    for _ in range(2):
+        with pytest.raises(PermissionDenied, match=r"may not subscribe to .* or give the broker the inbox_prefix"):
+            broker.enqueue(message_to("default"))
+    broker.close()
 
 
 def test_no_permission_to_hear_the_answers_of_management(guarded: NatsServer) -> None:
     broker = JetStreamBroker(guarded.url, user="mute", password="secret", timeout=60_000)
 
-    with pytest.raises(PermissionDenied, match="may not subscribe to .* or give the broker the inbox_prefix"):
-        send(broker)
+    for _ in range(2):
+        with pytest.raises(PermissionDenied, match=r"may not subscribe to .* or give the broker the inbox_prefix"):
+            broker.enqueue(message_to("default"))
+    broker.close()
 
 
 def test_inbox_prefix_that_the_user_may_subscribe_to_helps(guarded: NatsServer) -> None:
@@ -169,8 +183,8 @@ def test_worker_without_a_consumer_says_so_and_begins_once_there_is_one(
         eventually(lambda: ran == [1], timeout=20_000)
         assert threads_alive(worker)
 
-    critical = [record.getMessage() for record in caplog.records if record.levelno == logging.CRITICAL]
-    assert critical == [
+    ours = [record for record in caplog.records if record.name.startswith("dramatiq_jetstream.")]
+    assert [record.getMessage() for record in ours if record.levelno == logging.CRITICAL] == [
         f"Cannot consume queue 'default' (stream '{namespace}_default'): no such consumer, or it has no leader. Trying "
         "again until it works."
     ]
@@ -206,15 +220,13 @@ def test_settings_that_contradict_each_other_are_refused_where_they_are_written(
         WorkQueue(stream="IMAGES")
 
 
-def test_queue_that_no_stream_of_others_listens_on_is_reported(
-    nats_url: str, namespace: str, admin: Admin
-) -> None:
+def test_queue_that_no_stream_of_others_listens_on_is_reported(nats_url: str, namespace: str, admin: Admin) -> None:
     subject = f"{namespace}.elsewhere"
     admin.api(f"STREAM.CREATE.{namespace}", {"name": namespace, "subjects": [subject], "retention": "workqueue"})
     queue = WorkQueue(stream=namespace, subject=f"{namespace}.here", consumer="C")
     broker = JetStreamBroker(nats_url, namespace=namespace, queues={"here": queue})
 
-    with pytest.raises(dramatiq.errors.BrokerError, match=rf"expected '{namespace}.here', found \['{subject}'\]"):
+    with pytest.raises(dramatiq.errors.BrokerError, match=rf"expected .*here.*, found .*{subject}"):
         send(broker, "here")
 
 
@@ -232,7 +244,7 @@ def _speaking(greeting: bytes) -> Iterator[str]:
         def serve() -> None:
             while not stopping.is_set():
                 client, _ = listening.accept()
-                with client:
+                with client, suppress(ConnectionError):  # The client may go without a word.
                     client.sendall(greeting)
                     while data := client.recv(4096):
                         if b"PING" in data:

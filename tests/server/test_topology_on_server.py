@@ -12,7 +12,7 @@ import dramatiq
 import pytest
 from dramatiq import Message
 
-from dramatiq_jetstream import JetStreamBroker, NatsServer, WorkQueue
+from dramatiq_jetstream import JetStreamBroker, NatsServer
 from dramatiq_jetstream.errors import ConfigMismatch, PermissionDenied
 from tests.support.admin import Admin
 from tests.support.images import BLACK_AND_WHITE, make_images
@@ -119,7 +119,9 @@ def test_larger_max_deliver_on_the_server_stays(broker: JetStreamBroker, admin: 
     broker.declare_queue("default")
     broker.setup()
     config = admin.consumer(stream, consumer)["config"] | {"max_deliver": 50}
-    admin.api(f"CONSUMER.CREATE.{stream}.{consumer}.{config['filter_subject']}", {"stream_name": stream, "config": config})
+    admin.api(
+        f"CONSUMER.CREATE.{stream}.{consumer}.{config['filter_subject']}", {"stream_name": stream, "config": config}
+    )
 
     broker.setup()
     broker.consume("default").close()
@@ -144,7 +146,7 @@ def test_stream_that_does_not_fit_is_reported_field_by_field_and_not_changed(
     )
     before = admin.stream(stream)["config"]
 
-    with pytest.raises(ConfigMismatch, match="Nothing was changed. Declare the queue") as raised:
+    with pytest.raises(ConfigMismatch, match=r"Nothing was changed. Declare the queue") as raised:
         broker.enqueue(message_to("default"))
 
     assert [each.field for each in raised.value.differences] == [
@@ -178,7 +180,9 @@ def test_consumer_that_does_not_fit_is_reported_field_by_field_and_not_changed(
         "ack_wait": 90_000_000_000,
         "max_deliver": 3,
     }
-    admin.api(f"CONSUMER.CREATE.{stream}.{consumer}.{config['filter_subject']}", {"stream_name": stream, "config": config})
+    admin.api(
+        f"CONSUMER.CREATE.{stream}.{consumer}.{config['filter_subject']}", {"stream_name": stream, "config": config}
+    )
     before = admin.consumer(stream, consumer)["config"]
 
     with pytest.raises(ConfigMismatch) as raised:
@@ -222,9 +226,7 @@ def test_bound_queue_is_made_with_the_walkthroughs_settings_if_it_is_missing(
     broker.close()
 
 
-def test_bound_queue_with_other_settings_on_the_server_is_reported(
-    nats_url: str, namespace: str, admin: Admin
-) -> None:
+def test_bound_queue_with_other_settings_on_the_server_is_reported(nats_url: str, namespace: str, admin: Admin) -> None:
     make_images(admin, stream={"max_msg_size": 128}, consumer={"max_deliver": 2})
     broker = JetStreamBroker(nats_url, namespace=namespace, queues={"blackandwhite": BLACK_AND_WHITE})
 

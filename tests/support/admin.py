@@ -62,6 +62,10 @@ class Admin:
         """Send a core NATS request and return the answer."""
         return self._call(self._client.request(subject, body, CALL_TIMEOUT, headers=headers))
 
+    def pull(self, subject: str) -> Msg:
+        """Request the next message with an empty body, over an inbox of its own, for it bears its own subject."""
+        return self._call(self._client.request(subject, b"", CALL_TIMEOUT, old_style=True))
+
     def publish(self, subject: str, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
         """Send a core NATS message; when this returns, the server has it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -61,4 +62,14 @@ def open_sockets() -> set[int]:
                 found.add(int(name))
         except OSError:  # The descriptor of the listing itself.
             continue
+    return found
+
+
+def open_connections() -> set[int]:
+    """The descriptors of this process that are sockets of the network, and not pipes by another name."""
+    found = set()
+    for descriptor in open_sockets():
+        with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+            if duplicate.family in (socket.AF_INET, socket.AF_INET6):
+                found.add(descriptor)
     return found

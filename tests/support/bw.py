@@ -1,0 +1,201 @@
+"""The image service as its users run it: real processes, and requests that anyone can write."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from PIL import Image
+
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SUBJECT = "IMAGES.blackandwhite"
+
+#: What would change what the service does, were it set where the tests run.
+_SERVICE_VARIABLES = ("NATS_URL", "OUTDIR", "INDIR", "MAX_MEGAPIXELS")
+
+#: Seconds after which a process that should have ended is killed, and its test fails.
+STOP_TIMEOUT = 20
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment without what others set for the service, and with these variables."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _SERVICE_VARIABLES}
+    return inherited | variables
+
+
+def request_body(image_id: str, image: Path | str, advisory: str | None = None) -> bytes:
+    """A request as the walkthrough's `echo '{…}' | nats req` sends it, spaces and line break included."""
+    uri = image.as_uri() if isinstance(image, Path) else image
+    fields = {"id": image_id, "image": uri} | ({"advisory": advisory} if advisory else {})
+    return json.dumps(fields).encode() + b"\n"
+
+
+def save_picture(path: Path) -> Path:
+    """Save a small colour picture in the format of the path's extension."""
+    red, green = Image.radial_gradient("L"), Image.linear_gradient("L")
+    Image.merge("RGB", (red, green, green.rotate(90))).save(path)
+    return path
+
+
+def is_black_and_white(path: Path) -> bool:
+    """Whether a picture that was saved without loss has no other colours."""
+    with Image.open(path) as picture:
+        return {grey for grey, count in enumerate(picture.convert("L").histogram()) if count} == {0, 255}
+
+
+class Program:
+    """A process in a session of its own, its output in a file; a context manager that leaves nothing running.
+
+    Parameters:
+      command(list[str]): What to run.
+      log(Path): Where its output goes.
+      variables(Mapping): Environment variables besides the inherited ones.
+      folder(Path): Where to run it.
+    """
+
+    def __init__(
+        self, command: list[str], log: Path, variables: Mapping[str, str] | None = None, folder: Path = ROOT
+    ) -> None:
+        self.command = command
+        self.path = log
+        self.variables = dict(variables or {})
+        self.folder = folder
+
+    def __enter__(self) -> Program:
+        with self.path.open("wb") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                env=environment(**self.variables),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for pid in [self.process.pid, *descendants(self.process.pid)] if self.is_running else []:
+            kill(pid)
+        self.process.wait(STOP_TIMEOUT)
+
+    @property
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """What it has printed so far."""
+        return self.path.read_text(errors="replace")
+
+    def lines(self, text: str) -> list[str]:
+        """The printed lines that have a text in them."""
+        return [line for line in self.log.splitlines() if text in line]
+
+    def wait(self) -> int:
+        """Wait for its end and return its status."""
+        return self.process.wait(STOP_TIMEOUT)
+
+    def stop(self) -> int:
+        """Ask it to end, as an init system does, and return its status."""
+        self.process.terminate()
+        return self.wait()
+
+
+class Service(Program):
+    """A real `dramatiq bw_tasks`.
+
+    Parameters:
+      url(str): The server.
+      outdir(Path): Where to write.
+      log(Path): Where its output goes.
+      processes(int): How many worker processes.
+      threads(int): How many threads each.
+      **variables: More environment variables.
+    """
+
+    def __init__(
+        self, url: str, outdir: Path, log: Path, *, processes: int = 2, threads: int = 2, **variables: str
+    ) -> None:
+        options = ["--processes", str(processes), "--threads", str(threads)]
+        super().__init__(
+            [sys.executable, "-m", "dramatiq", "bw_tasks", *options],
+            log,
+            {"NATS_URL": url, "OUTDIR": str(outdir), **variables},
+        )
+        self.processes = processes
+
+    def __enter__(self) -> Service:
+        super().__enter__()
+        eventually(lambda: len(self.worker_pids) == self.processes or not self.is_running, message="its workers' start")
+        return self
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The worker processes that are ready, as their own log names them."""
+        return [int(line.split("[PID ")[1].split("]")[0]) for line in self.lines("ready for action")]
+
+
+def foreign_worker(url: str, outdir: Path, log: Path) -> Program:
+    """A worker that is a port of the walkthrough's Ruby one."""
+    command = [sys.executable, "-m", "tests.support.foreign_worker"]
+    return Program(command, log, {"NATS_URL": url, "OUTDIR": str(outdir)})
+
+
+def command_line(*arguments: str, folder: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m bw_tasks` to its end."""
+    command = [sys.executable, "-m", "bw_tasks", *arguments]
+    return subprocess.run(
+        command, env=environment(**variables), cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def kill(pid: int) -> None:
+    """Kill a process; whether it had ended already does not matter."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process still runs; one that only waits for its parent to notice its end does not."""
+    return pid in _parents()
+
+
+def descendants(pid: int) -> set[int]:
+    """The processes that a process has started, and those that they have."""
+    parents = _parents()
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def _parents() -> dict[int, int]:
+    """The parent of each running process."""
+    if Path("/proc/self/stat").exists():
+        rows = [_stat(path) for path in Path("/proc").glob("[0-9]*/stat")]
+    else:
+        listed = subprocess.run(["ps", "-A", "-o", "pid=,state=,ppid="], capture_output=True, text=True, check=True)
+        rows = [line.split() for line in listed.stdout.splitlines()]
+    return {int(row[0]): int(row[2]) for row in rows if row and not row[1].startswith("Z")}
+
+
+def _stat(path: Path) -> list[str]:
+    try:
+        before, _, after = path.read_text(errors="replace").rpartition(")")
+    except (FileNotFoundError, ProcessLookupError):  # It has just ended.
+        return []
+    return [before.split()[0], *after.split()[:2]]
