@@ -27,13 +27,14 @@ from .delays import Waits, check_delay, due_at, publication
 from .delivery import Delivery, JetStreamMessage
 from .finishing import finishing
 from .handling import QueueHandling
+from .link import RESERVED_OPTIONS
 from .names import Names
 from .parked import ParkedMessages
 from .policy import Policy
 from .prefetch import Prefetch
 from .puller import Puller
 from .queues import Queue
-from .session import RESERVED_OPTIONS, Session, Subscription
+from .session import Session, Subscription
 from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
 from .topology import Limits, Route
 from .wire import MSG_ID, AnyMessage

@@ -6,9 +6,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
+from .errors import ConnectionClosed
 from .publisher import Receipt
 from .session import Session
 from .settings import BrokerSettings
@@ -57,9 +59,21 @@ class Connection:
         return self._session
 
     def call(self, function: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine function on the session's loop and wait for what it returns."""
+        """Run a coroutine function on the session's loop and wait for what it returns.
+
+        Raises:
+          ConnectionClosed: If the session is closed meanwhile.
+        """
         session = self.session()
-        return session.thread.submit(function(session)).result()
+        future = session.thread.submit(function(session))
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise ConnectionClosed("the connection was closed by another thread before this was done") from error
+        except BaseException:
+            # Nobody waits for it any more when a signal or a time limit strikes; if it failed, this does nothing.
+            future.cancel()
+            raise
 
     def publish(self, publication: Publication) -> Receipt:
         """Publish a message and wait until it is stored.
@@ -99,7 +113,7 @@ def _release_socket(session: Session) -> None:
     The descriptor's number stays taken: the parent's objects, of which this process has copies,
     would otherwise close whatever got that number next.
     """
-    descriptor = session.socket_descriptor()
+    descriptor = session.link.socket_descriptor()
     if descriptor is not None:
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, descriptor)

@@ -133,6 +133,22 @@ def test_group_that_runs_twice_completes_twice(broker: AnyBroker, worker: Worker
     assert completed == ["done", "done"]
 
 
+def test_message_may_be_in_a_group_twice(broker: AnyBroker, worker: Worker, completed: list[object]) -> None:
+    ran: list[int] = []
+
+    @dramatiq.actor
+    def note() -> None:
+        ran.append(1)
+
+    group = dramatiq.group([note.message()] * 3)
+    group.add_completion_callback(broker.get_actor("complete").message("done"))
+    group.run()
+    finish(broker, worker, "default", "callbacks")
+
+    assert len(ran) == 3
+    assert completed == ["done"]
+
+
 def test_completion_callback_waits_for_a_retried_message(
     broker: AnyBroker, worker: Worker, completed: list[object]
 ) -> None:
@@ -163,10 +179,10 @@ def test_completion_callback_waits_for_the_end_of_a_pipeline(
     ran: list[int] = []
 
     @dramatiq.actor
-    def note(number: int) -> int:
+    def note(*numbers: int) -> int:
         assert completed == []
-        ran.append(number)
-        return number + 1
+        ran.extend(numbers)
+        return numbers[0] + 1
 
     group = dramatiq.group([note.message(1) | note.message() | note.message(), note.message(10)])
     group.add_completion_callback(broker.get_actor("complete").message("done"))

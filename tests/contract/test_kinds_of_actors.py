@@ -14,15 +14,17 @@ from tests.support.waiting import eventually
 
 def test_coroutine_actors_run_side_by_side(broker: AnyBroker, start_worker: StartWorker) -> None:
     broker.add_middleware(AsyncIO())
-    here = 0
     ran: list[int] = []
+    # Not bound to a loop before an actor waits for it.
+    met = asyncio.Event()
+    here: set[int] = set()
 
     @dramatiq.actor
     async def meet(number: int) -> None:
-        nonlocal here
-        here += 1
-        while here < 3:
-            await asyncio.sleep(0.001)
+        here.add(number)
+        if len(here) == 3:
+            met.set()
+        await met.wait()
         ran.append(number)
 
     for number in range(3):

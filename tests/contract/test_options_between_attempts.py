@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import dramatiq
@@ -13,20 +14,20 @@ from dramatiq.middleware import CurrentMessage, Retries
 
 from tests.contract.helpers import DRAMATIQ_2, AnyBroker, finish
 
-SOON = {"min_backoff": 1, "max_backoff": 1}
+SOON: dict[str, Any] = {"min_backoff": 1, "max_backoff": 1}
 
 #: The second continues, on a broker that counts deliveries, as a copy after the first attempt.
 BUDGETS = pytest.mark.parametrize("budget", [{}, {"max_retries": 0}], ids=["of-the-queue", "beyond-the-queue"])
 
 
-def observe(max_retries: int | None = None) -> tuple[list[dict[str, Any]], Callable[[], None]]:
+def observe() -> tuple[list[dict[str, Any]], Callable[[], None]]:
     """The options that each attempt saw, and a function that notes them and fails twice."""
     seen: list[dict[str, Any]] = []
 
     def attempt() -> None:
         message = CurrentMessage.get_current_message()
         assert message is not None
-        seen.append(dict(message.options))
+        seen.append(deepcopy(message.options))
         if len(seen) < 3:
             raise RuntimeError(f"failure number {len(seen)}")
 
@@ -34,7 +35,7 @@ def observe(max_retries: int | None = None) -> tuple[list[dict[str, Any]], Calla
 
 
 @BUDGETS
-def test_retries_are_counted_in_the_options(broker: AnyBroker, worker: Worker, budget: dict[str, int]) -> None:
+def test_retries_are_counted_in_the_options(broker: AnyBroker, worker: Worker, budget: dict[str, Any]) -> None:
     seen, attempt = observe()
     actor = dramatiq.actor(actor_name="observed", **budget, **SOON)(attempt)
 
@@ -46,7 +47,7 @@ def test_retries_are_counted_in_the_options(broker: AnyBroker, worker: Worker, b
 
 @BUDGETS
 def test_traceback_of_the_last_failure_is_in_the_options(
-    broker: AnyBroker, worker: Worker, budget: dict[str, int]
+    broker: AnyBroker, worker: Worker, budget: dict[str, Any]
 ) -> None:
     seen, attempt = observe()
     actor = dramatiq.actor(actor_name="observed", **budget, **SOON)(attempt)
@@ -61,7 +62,7 @@ def test_traceback_of_the_last_failure_is_in_the_options(
 
 @pytest.mark.skipif(not DRAMATIQ_2, reason="dramatiq 1 does not set this option")
 @BUDGETS
-def test_time_of_the_last_failure_is_in_the_options(broker: AnyBroker, worker: Worker, budget: dict[str, int]) -> None:
+def test_time_of_the_last_failure_is_in_the_options(broker: AnyBroker, worker: Worker, budget: dict[str, Any]) -> None:
     seen, attempt = observe()
     actor = dramatiq.actor(actor_name="observed", **budget, **SOON)(attempt)
 
@@ -88,7 +89,7 @@ class Diary(Middleware):
 
 @BUDGETS
 def test_options_that_middleware_adds_are_seen_by_the_next_attempt(
-    broker: AnyBroker, worker: Worker, budget: dict[str, int]
+    broker: AnyBroker, worker: Worker, budget: dict[str, Any]
 ) -> None:
     # Ahead of Retries when it comes to notes: the hooks after an attempt run from the last to the first.
     broker.add_middleware(Diary(), after=Retries)
@@ -107,11 +108,11 @@ def test_options_that_middleware_adds_are_seen_by_the_next_attempt(
 
 @BUDGETS
 def test_options_that_the_actor_adds_are_seen_by_its_next_attempt(
-    broker: AnyBroker, worker: Worker, budget: dict[str, int]
+    broker: AnyBroker, worker: Worker, budget: dict[str, Any]
 ) -> None:
     progress: list[int] = []
 
-    @dramatiq.actor(**budget, **SOON)
+    @dramatiq.actor(min_backoff=1, max_backoff=1, **budget)
     def stepwise() -> None:
         message = CurrentMessage.get_current_message()
         assert message is not None
@@ -129,11 +130,11 @@ def test_options_that_the_actor_adds_are_seen_by_its_next_attempt(
 
 @BUDGETS
 def test_option_that_was_removed_stays_away_from_the_next_attempt(
-    broker: AnyBroker, worker: Worker, budget: dict[str, int]
+    broker: AnyBroker, worker: Worker, budget: dict[str, Any]
 ) -> None:
     seen: list[bool] = []
 
-    @dramatiq.actor(**budget, **SOON)
+    @dramatiq.actor(min_backoff=1, max_backoff=1, **budget)
     def once() -> None:
         message = CurrentMessage.get_current_message()
         assert message is not None
@@ -146,6 +147,27 @@ def test_option_that_was_removed_stays_away_from_the_next_attempt(
     finish(broker, worker)
 
     assert seen == [True, False, False]
+
+
+@BUDGETS
+def test_change_within_an_option_that_was_sent_is_seen_by_the_next_attempt(
+    broker: AnyBroker, worker: Worker, budget: dict[str, Any]
+) -> None:
+    seen: list[list[int]] = []
+
+    @dramatiq.actor(min_backoff=1, max_backoff=1, **budget)
+    def collect() -> None:
+        message = CurrentMessage.get_current_message()
+        assert message is not None
+        seen.append(list(message.options["collected"]))
+        message.options["collected"].append(len(seen))
+        if len(seen) < 3:
+            raise RuntimeError("not yet")
+
+    collect.send_with_options(max_retries=5, collected=[])
+    finish(broker, worker)
+
+    assert seen == [[], [1], [1, 2]]
 
 
 def test_no_message_is_current_outside_of_actors(broker: AnyBroker, worker: Worker) -> None:

@@ -43,6 +43,21 @@ def test_pipelines_can_be_joined(broker: AnyBroker, worker: Worker, add: Any) ->
     assert pipe.get_result() == 15
 
 
+def test_pipeline_that_runs_twice_runs_all_its_steps_twice(broker: AnyBroker, worker: Worker) -> None:
+    ran: list[str] = []
+
+    @dramatiq.actor
+    def step(name: str, *results: object) -> None:
+        ran.append(name)
+
+    pipe = step.message("first") | step.message("second")
+    pipe.run()
+    pipe.run()
+    finish(broker, worker)
+
+    assert sorted(ran) == ["first", "first", "second", "second"]
+
+
 def test_blocking_result_of_a_pipeline_comes_when_its_last_step_is_done(
     broker: AnyBroker, worker: Worker, add: Any
 ) -> None:
@@ -100,12 +115,12 @@ def test_pipeline_may_cross_queues(broker: AnyBroker, worker: Worker) -> None:
         return ["one"]
 
     @dramatiq.actor(queue_name="second")
-    def two(so_far: list[str]) -> list[str]:
-        return [*so_far, "two"]
+    def two(*so_far: list[str]) -> list[str]:
+        return [*so_far[0], "two"]
 
     @dramatiq.actor(queue_name="third")
-    def three(so_far: list[str]) -> None:
-        ran.append([*so_far, "three"])
+    def three(*so_far: list[str]) -> None:
+        ran.append([*so_far[0], "three"])
 
     (one.message() | two.message() | three.message()).run()
     finish(broker, worker, "first", "second", "third")
@@ -165,7 +180,7 @@ def test_pipeline_ends_at_a_step_that_fails_for_good(broker: AnyBroker, worker: 
         raise RuntimeError("on purpose")
 
     @dramatiq.actor
-    def after(result: object) -> None:
+    def after(*results: object) -> None:
         ran.append("after")
 
     (fail.message() | after.message()).run()
@@ -184,8 +199,8 @@ def test_pipeline_goes_on_when_a_retried_step_succeeds(broker: AnyBroker, worker
         return attempt()
 
     @dramatiq.actor
-    def after(result: int) -> None:
-        ran.append(result)
+    def after(*results: int) -> None:
+        ran.extend(results)
 
     (flaky.message() | after.message()).run()
     finish(broker, worker)

@@ -14,16 +14,17 @@ from tests.contract.helpers import AnyBroker, StartWorker, dead_letter_count, fi
 
 def test_messages_to_several_queues_run_their_own_actors(broker: AnyBroker, worker: Worker) -> None:
     ran: dict[str, list[int]] = {"one": [], "two": [], "with.dots_and-dashes": []}
-    actors = {}
-    for name in ran:
-        actors[name] = dramatiq.actor(actor_name=f"note-{name}", queue_name=name)(ran[name].append)
 
+    def note(queue_name: str, number: int) -> None:
+        ran[queue_name].append(number)
+
+    actors = {name: dramatiq.actor(actor_name=f"note-{name}", queue_name=name)(note) for name in ran}
     for number in range(10):
-        for actor in actors.values():
-            actor.send(number)
+        for name, actor in actors.items():
+            actor.send(name, number)
     finish(broker, worker, *ran)
 
-    assert {name: sorted(numbers) for name, numbers in ran.items()} == dict.fromkeys(ran, list(range(10)))
+    assert {name: sorted(numbers) for name, numbers in ran.items()} == {name: list(range(10)) for name in ran}
 
 
 def test_two_actors_share_a_queue(broker: AnyBroker, worker: Worker) -> None:

@@ -8,6 +8,7 @@ import dramatiq
 import pytest
 from dramatiq.middleware import CurrentMessage, Shutdown
 
+from dramatiq_jetstream import JetStreamBroker
 from tests.contract.helpers import (
     AnyBroker,
     StartWorker,
@@ -28,6 +29,7 @@ def test_retries_are_redeliveries_of_one_stored_message(
 
     @dramatiq.actor(max_retries=max_retries, min_backoff=1, max_backoff=1)
     def fail() -> None:
+        assert isinstance(broker, JetStreamBroker)
         counts.append(broker.get_queue_message_counts("default"))
         raise RuntimeError("on purpose")
 
@@ -83,7 +85,7 @@ def test_prefetched_messages_go_back_without_losing_an_attempt(broker: AnyBroker
     stopping.join()
     finish(broker, start_worker())
 
-    assert retries == dict.fromkeys(range(6), [0, 1])
+    assert retries == {number: [0, 1] for number in range(6)}
     assert dead_letter_count(broker) == 6
 
 

@@ -16,7 +16,7 @@ PACKAGE = "dramatiq_jetstream"
 #: it, and what stands to its left.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "names", "settings", "prefetch", "wire"),
-    ("loop_thread", "outbox", "publisher", "session", "connection", "topology", "server_process"),
+    ("loop_thread", "outbox", "publisher", "link", "session", "connection", "topology", "server_process"),
     (
         *("server", "delivery", "finishing", "stored", "counts", "key_value", "attempts", "policy", "burial", "delays"),
         *("puller", "consumer", "handling", "queues", "delayed", "dead_letters", "parked"),
