@@ -26,7 +26,8 @@ class JetStreamBackend(EventBackend):  # type: ignore[misc]  # dramatiq-abort is
 
     Parameters:
       url(str | Sequence[str]): The servers, as for the broker.  Not with a broker.
-      bucket(str): The KV bucket; it is made when it is first needed.  Defaults to "dramatiq-aborts".
+      bucket(str): The KV bucket; it is made when it is first needed.  Defaults to "dramatiq-aborts",
+        or to the broker's namespace in place of "dramatiq".
       broker(JetStreamBroker): The broker whose connection and settings to share.  Without one the
         backend makes a connection of its own, when it is first used, in each process.
       **options: Further settings of a connection of its own: ``declare``, ``replicas``, ``domain``,
@@ -37,11 +38,11 @@ class JetStreamBackend(EventBackend):  # type: ignore[misc]  # dramatiq-abort is
         self,
         *,
         url: str | Sequence[str] | None = None,
-        bucket: str = "dramatiq-aborts",
+        bucket: str | None = None,
         broker: JetStreamBroker | None = None,
         **options: Any,
     ) -> None:
-        self._bucket = Bucket(bucket, url, broker, options)
+        self._bucket = Bucket("aborts", bucket, url, broker, options)
         self._handed_out: dict[str, float] = {}
 
     def wait_many(self, keys: Iterable[str], timeout: int) -> Event | None:
@@ -69,8 +70,8 @@ class JetStreamBackend(EventBackend):  # type: ignore[misc]  # dramatiq-abort is
 
     def poll(self, key: str) -> Event | None:
         """Look whether an event was signaled."""
-        entry = self._bucket.values.get(key)
-        return None if entry is None else Event(key, json.loads(entry.value))
+        value = self._bucket.values.get(key)
+        return None if value is None else Event(key, json.loads(value))
 
     def notify(self, events: Iterable[Event], ttl: int) -> None:
         """Signal events, for so many milliseconds."""

@@ -8,6 +8,7 @@ from typing import Any
 from .broker import JetStreamBroker
 from .connection import Connection
 from .key_value import KeyValue
+from .names import Names
 from .settings import BrokerSettings
 
 
@@ -15,7 +16,8 @@ class Bucket:
     """A bucket, and the connection if it is its own.
 
     Parameters:
-      bucket(str): The bucket's name.
+      purpose(str): What it is for.  Its name begins with the broker's namespace, or else "dramatiq".
+      bucket(str): Another name.
       url(str | Sequence[str]): The servers, as for the broker.
       broker(JetStreamBroker): The broker whose connection and settings to share.
       options(dict): Further settings of a connection of one's own, as for the broker.
@@ -25,17 +27,23 @@ class Bucket:
     """
 
     def __init__(
-        self, bucket: str, url: str | Sequence[str] | None, broker: JetStreamBroker | None, options: dict[str, Any]
+        self,
+        purpose: str,
+        bucket: str | None,
+        url: str | Sequence[str] | None,
+        broker: JetStreamBroker | None,
+        options: dict[str, Any],
     ) -> None:
         if broker is not None and (url or options):
             raise ValueError("give the backend a broker, whose connection it shares, or settings of its own, not both")
-        settings = broker.settings if broker else BrokerSettings.of(url, options)
-        self._own = None if broker else Connection(settings)
+        connection = broker.connection if broker else Connection(BrokerSettings.of(url, options))
+        names = broker.names if broker else Names()
+        self._own = None if broker else connection
         self.values = KeyValue(
-            broker.connection if broker else Connection(settings),
-            bucket,
-            replicas=settings.replicas,
-            managed=settings.declare == "auto",
+            connection,
+            bucket or names.bucket(purpose),
+            replicas=connection.settings.replicas,
+            managed=connection.settings.declare == "auto",
         )
 
     def close(self) -> None:

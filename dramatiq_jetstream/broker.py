@@ -37,7 +37,7 @@ from .queues import Queue
 from .session import Session, Subscription
 from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
 from .topology import Limits, Route
-from .wire import MSG_ID, AnyMessage
+from .wire import AnyMessage
 
 #: Seconds for which messages must look parked before join believes it: a consumer's counts lag
 #: behind its stream's, and a message that has just been stored or has moved looks parked meanwhile.
@@ -391,7 +391,7 @@ class JetStreamBroker(Broker):
         outgoing = publication(queue.route, queue.payload, message, due)
         if parent is not None and parent.succeeded:
             # Should the parent come again, for its acknowledgement got lost, this is stored already.
-            outgoing.headers[MSG_ID] = parent.name_successor(message.message_id)
+            outgoing = outgoing.named(parent.name_successor(message.message_id))
         queue.store(outgoing)
         self.emit_after("enqueue", message, delay)
         return message
@@ -474,4 +474,4 @@ class JetStreamBroker(Broker):
             return queue.assumed_limits(self._max_deliver(queue))
         await self._attempts.ensure(session)
         await queue.ensure_stream(session)
-        return await queue.ensure_consumer(session, self._max_deliver(queue))
+        return await queue.consume(session, self._max_deliver(queue))

@@ -151,7 +151,7 @@ def _headers(route: Route, end: End) -> dict[str, str]:
 def _origin_headers(route: Route, delivery: Delivery) -> dict[str, str]:
     origin = delivery.origin
     return {
-        MSG_ID: f"{delivery}.{origin.timestamp}",
+        MSG_ID: delivery.identity,
         QUEUE: quote_text(route.queue_name),
         STREAM: origin.stream,
         SEQUENCE: str(origin.sequence),

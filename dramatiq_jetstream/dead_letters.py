@@ -19,10 +19,13 @@ from .names import Names
 from .queues import Queue
 from .stored import Stored
 from .topology import STREAM_NOT_FOUND
-from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, Publication, unquote_text
+from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, unquote_text
 
 #: What earlier attempts left in a message's options, and a fresh start must not have.
-SPENT_OPTIONS = ("retries", "traceback", "requeue_timestamp", "handoff_failures", "unknown_actor_since", "not_before")
+SPENT_OPTIONS = (
+    *("retries", "traceback", "requeue_timestamp"),
+    *("handoff_failures", "unknown_actor_since", "not_before", "origin"),
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class DeadLetters:
         queue = self._queue(entry.queue_name)
         source = self._kept(entry) if entry.kept else Stored(entry.sequence, "", entry.headers, entry.body, 0)
         fresh = publication(queue.route, queue.payload, _fresh(self._decode(queue, entry, source)))
-        queue.store(_named(fresh, f"requeued.{entry.headers.get(MSG_ID, entry.number)}"))
+        queue.store(fresh.named(f"requeued.{entry.headers.get(MSG_ID, entry.number)}"))
         if entry.kept:
             self._connection.call(partial(stored.delete, stream=entry.stream, sequence=entry.sequence))
         self.delete(entry)
@@ -198,7 +201,3 @@ class DeadLetters:
 def _fresh(message: Message[Any]) -> Message[Any]:
     options = {name: value for name, value in message.options.items() if name not in SPENT_OPTIONS}
     return replace(message, options=options)
-
-
-def _named(publication: Publication, message_id: str) -> Publication:
-    return publication._replace(headers={**publication.headers, MSG_ID: message_id})

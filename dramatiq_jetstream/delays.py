@@ -18,7 +18,7 @@ from dramatiq.logging import get_logger
 
 from .attempts import Attempts
 from .connection import Connection
-from .delivery import ACK, Delivery, JetStreamMessage, nak
+from .delivery import ACK, ORIGIN, Delivery, JetStreamMessage, nak
 from .errors import DelayNotSupported
 from .topology import Route
 from .wire import MSG_ID, SCHEDULE, SCHEDULE_TARGET, AnyMessage, PayloadFormat, Publication
@@ -103,13 +103,12 @@ class Waits:
         """
         delivery = message.delivery
         due = due_at(delay) if delay > 0 else None
-        copied = message.copy()
+        copied = message.copy(options={ORIGIN: message.identity})
         if due is not None and not self._route.settings.allows_delays:
-            copied, due = message.copy(options={NOT_BEFORE: due}), None
+            copied, due = copied.copy(options={NOT_BEFORE: due}), None
         outgoing = publication(self._route, self._payload, copied, due)
         # Whoever repeats this after a crash stores nothing new.
-        outgoing.headers[MSG_ID] = f"{delivery}.{delivery.origin.timestamp}.{delivery.origin.deliveries}"
-        self._connection.publish(outgoing)
+        self._connection.publish(outgoing.named(f"{delivery.identity}.{delivery.origin.deliveries}"))
         delivery.settle(ACK)
 
     def hold_back(self, message: JetStreamMessage) -> bool:

@@ -28,6 +28,10 @@ def nak(delay: int) -> bytes:
     return NAK + b" " + json.dumps({"delay": delay * 1_000_000}).encode() if delay > 0 else NAK
 
 
+#: The option by which a copy names the message that it continues.
+ORIGIN = "origin"
+
+
 class Record(NamedTuple):
     """What is remembered beside a message between two deliveries.
 
@@ -79,6 +83,11 @@ class Delivery:
 
     def __str__(self) -> str:
         return f"{self.origin.stream}:{self.origin.sequence}"
+
+    @property
+    def identity(self) -> str:
+        """What tells its message from every other; sequences begin anew with a stream that was deleted."""
+        return f"{self}.{self.origin.timestamp}"
 
     @property
     def returned(self) -> int:
@@ -134,6 +143,12 @@ class JetStreamMessage(MessageProxy):
         self._successors: Counter[str] = Counter()
 
     @property
+    def identity(self) -> str:
+        """What tells this message from every other, whenever it is delivered again, as a copy too."""
+        origin: str = self.options.get(ORIGIN) or self.delivery.identity
+        return origin
+
+    @property
     def redelivered(self) -> bool:
         """Whether the server delivered this message before."""
         return self.delivery.origin.deliveries > 1
@@ -154,8 +169,7 @@ class JetStreamMessage(MessageProxy):
         was sent twice, as when a pipeline or a group runs twice.
         """
         self._successors[message_id] += 1
-        place = f"{self.delivery}.{self.delivery.origin.timestamp}"
-        return quote_text(f"{place}>{message_id}>{self._successors[message_id]}")
+        return quote_text(f"{self.identity}>{message_id}>{self._successors[message_id]}")
 
     def changed_options(self) -> dict[str, Any]:
         """The options that attempts so far added, changed or removed; the count of retries is the server's."""

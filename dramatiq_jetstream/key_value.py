@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from nats.aio.msg import Msg
 
 from .connection import Connection
-from .errors import ApiError, CallTimeout
+from .errors import ApiError, CallTimeout, StreamNotFound
 from .names import escape
 from .session import Session
-from .topology import HELPER_DEMANDS, bucket_config, ensure_stream
+from .topology import HELPER_DEMANDS, STREAM_NOT_FOUND, bucket_config, ensure_stream
 from .wire import MSG_ID, TTL, Publication
+
+T = TypeVar("T")
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 WRONG_LAST_SEQUENCE = 10071
+MESSAGE_NOT_FOUND = 10037
 
 #: The milliseconds before the first repetition of a write that lost a race, doubled each time up
 #: to the second; a random part of it is waited, so that the losers do not meet again.
@@ -35,15 +39,31 @@ STORING = 0.002
 
 
 class Entry(NamedTuple):
-    """A key's value.
+    """What a key holds.
 
     Parameters:
-      value(bytes): The value.
-      revision(int): The sequence of the write that set it.
+      value(bytes): The value; None if it has none.
+      revision(int): The sequence of the last write; 0 if there is none.
     """
 
-    value: bytes
-    revision: int
+    value: bytes | None = None
+    revision: int = 0
+
+    @classmethod
+    def of(cls, body: bytes, revision: int) -> Entry:
+        """Read a stored message; an empty one marks a key that was deleted."""
+        return cls(body or None, revision)
+
+
+#: Gives the keys to look at besides, for the value of the key that is to be changed.
+Besides = Callable[[bytes | None], Sequence[str]]
+
+#: Takes a key's value and those of the keys besides, and returns the new one, or None to leave it.
+Change = Callable[[bytes | None, Sequence[bytes | None]], bytes | None]
+
+
+def nothing_besides(_: bytes | None) -> Sequence[str]:
+    return ()
 
 
 class KeyValue:
@@ -63,9 +83,13 @@ class KeyValue:
         self._managed = managed
         self._ensured: Session | None = None
 
-    def get(self, key: str) -> Entry | None:
+    def get(self, key: str) -> bytes | None:
         """The key's value, or None if it has none."""
-        return self._connection.call(partial(self.read, key=key))
+        return self._connection.call(partial(self.read, key=key)).value
+
+    def get_all(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """The values of several keys, as they stand after all writes that have returned."""
+        return self._connection.call(partial(self.read_all, keys=keys))
 
     def put(self, key: str, value: bytes, ttl: int) -> None:
         """Set a key for so many milliseconds.
@@ -75,22 +99,26 @@ class KeyValue:
         """
         self._connection.call(partial(self.write, key=key, value=value, ttl=ttl))
 
-    def change(self, key: str, change: Callable[[bytes | None], bytes | None], ttl: int) -> bool:
+    def put_all(self, keys: Sequence[str], value: bytes, ttl: int) -> None:
+        """Set several keys to one value for so many milliseconds."""
+        self._connection.call(partial(self.write_all, keys=keys, value=value, ttl=ttl))
+
+    def change(self, key: str, change: Change, ttl: int, besides: Besides = nothing_besides) -> bytes | None:
         """Replace a key's value, atomically.
 
         Parameters:
           key(str): The key.
-          change(Callable): Takes the value, or None, and returns the new one, or None to leave it.
-            It is called again when somebody else was faster.
+          change(Callable): Computes the new value.  It is called again when somebody else was faster.
           ttl(int): For how many milliseconds the new value is kept.
+          besides(Callable): Names further keys, which are read after the key itself.
 
         Raises:
           CallTimeout: If others were faster for as long as the connection's timeout.
 
         Returns:
-          bool: Whether there is a new value.
+          bytes: The new value, or None if it was left.
         """
-        return self._connection.call(partial(self.replace, key=key, change=change, ttl=ttl))
+        return self._connection.call(partial(self.replace, key=key, change=change, ttl=ttl, besides=besides))
 
     def wait(self, key: str, timeout: int | None) -> bytes | None:
         """Wait until a key has a value.
@@ -117,47 +145,67 @@ class KeyValue:
         """
         return self._connection.call(partial(self.await_any, keys=keys, timeout=timeout))
 
-    async def read(self, session: Session, key: str) -> Entry | None:
-        """Do what :meth:`get` does, on the loop."""
+    async def read(self, session: Session, key: str) -> Entry:
+        """What a key holds, from whichever server is near; it may be a moment old; on the loop."""
         await self._ensure(session)
         found = await session.request(f"{session.api}.DIRECT.GET.KV_{self.bucket}.{self._subject(key)}")
         headers = found.headers or {}
-        if "Nats-Sequence" not in headers:
-            return None
-        return Entry(found.data, int(headers["Nats-Sequence"]))
+        return Entry.of(found.data, int(headers["Nats-Sequence"])) if "Nats-Sequence" in headers else Entry()
+
+    async def read_last(self, session: Session, key: str) -> Entry:
+        """What a key holds after all writes that have returned, from the bucket's leader; on the loop."""
+        try:
+            answer = await self._call(session, f"STREAM.MSG.GET.KV_{self.bucket}", {"last_by_subj": self._subject(key)})
+        except ApiError as error:
+            if error.err_code != MESSAGE_NOT_FOUND:
+                raise
+            return Entry()
+        return Entry.of(base64.b64decode(answer["message"].get("data", "")), answer["message"]["seq"])
+
+    async def read_all(self, session: Session, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Do what :meth:`get_all` does, on the loop."""
+        return [entry.value for entry in await asyncio.gather(*(self.read_last(session, key) for key in keys))]
 
     async def write(self, session: Session, key: str, value: bytes, ttl: int, revision: int | None = None) -> bool:
         """Set a key; with a revision, only if that is its last, and tell whether it was; on the loop."""
-        await self._ensure(session)
         # A repeated write must not find its own first copy and take it for somebody else's.
         headers = {MSG_ID: secrets.token_hex(12), TTL: str(max(math.ceil(ttl / 1000), 1))}
         if revision is not None:
             headers[EXPECTED] = str(revision)
-        publication = Publication(self._subject(key), value, headers)
+        subject = self._subject(key)
+        if session.settings.domain:
+            subject = f"{session.api}.{subject}"
+        publication = Publication(subject, value, headers)
         try:
-            await session.store(publication)
+            await self._with_bucket(session, lambda: session.store(publication))
         except ApiError as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise
             return False
         return True
 
+    async def write_all(self, session: Session, keys: Sequence[str], value: bytes, ttl: int) -> None:
+        """Do what :meth:`put_all` does, on the loop."""
+        await asyncio.gather(*(self.write(session, key, value, ttl) for key in keys))
+
     async def replace(
-        self, session: Session, key: str, change: Callable[[bytes | None], bytes | None], ttl: int
-    ) -> bool:
+        self, session: Session, key: str, change: Change, ttl: int, besides: Besides = nothing_besides
+    ) -> bytes | None:
         """Do what :meth:`change` does, on the loop."""
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + session.timeout, MIN_PAUSE
-        while loop.time() < deadline:
-            entry = await self.read(session, key)
-            value = change(entry.value if entry else None)
-            if value is None:
-                return False
-            if await self.write(session, key, value, ttl, revision=entry.revision if entry else 0):
-                return True
+        while True:
+            entry = await self.read_last(session, key)
+            value = change(entry.value, await self.read_all(session, besides(entry.value)))
+            if value is None or await self.write(session, key, value, ttl, revision=entry.revision):
+                return value
+            if loop.time() >= deadline:
+                raise CallTimeout(
+                    f"the key {key!r} of bucket {self.bucket!r} is so busy that it could not be changed within "
+                    f"{session.settings.timeout} ms: let fewer processes contend for it"
+                )
             await asyncio.sleep(random.uniform(0, pause) / 1000)
             pause = min(pause * 2, MAX_PAUSE)
-        raise CallTimeout(f"the key {key!r} of bucket {self.bucket!r} is so busy that it could not be changed in time")
 
     async def await_any(self, session: Session, keys: Sequence[str], timeout: int | None) -> tuple[str, bytes] | None:
         """Do what :meth:`wait_any` does, on the loop."""
@@ -191,13 +239,40 @@ class KeyValue:
 
     async def _first(self, session: Session, keys: Sequence[str]) -> tuple[str, bytes] | None:
         for key in keys:
-            entry = await self.read(session, key)
-            if entry is not None:
-                return key, entry.value
+            value = (await self.read(session, key)).value
+            if value is not None:
+                return key, value
         return None
 
     def _subject(self, key: str) -> str:
         return f"$KV.{self.bucket}.{escape(key)}"
+
+    async def _call(self, session: Session, operation: str, body: object) -> dict[str, Any]:
+        async def call() -> dict[str, Any]:
+            try:
+                return await session.call_api(operation, body)
+            except ApiError as error:
+                if error.err_code == STREAM_NOT_FOUND:
+                    raise StreamNotFound(str(error)) from error
+                raise
+
+        return await self._with_bucket(session, call)
+
+    async def _with_bucket(self, session: Session, step: Callable[[], Awaitable[T]]) -> T:
+        """Take a step, for which the bucket is made if it is missing."""
+        await self._ensure(session)
+        try:
+            return await step()
+        except StreamNotFound as error:
+            if not self._managed:
+                raise StreamNotFound(
+                    f"the bucket {self.bucket!r} does not exist, and declare='never' forbids to make it: let a process "
+                    "with declare='auto' use it once"
+                ) from error
+            # It was deleted since.
+            self._ensured = None
+        await self._ensure(session)
+        return await step()
 
     async def _ensure(self, session: Session) -> None:
         if self._managed and self._ensured is not session:

@@ -81,6 +81,7 @@ class ParkedMessages:
         self._session: Session | None = None
         self._pullers: dict[str, Puller] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._suspects: dict[str, set[int]] = {}
 
     async def watch(self, session: Session, queue: Queue) -> None:
         """Begin to look after a queue, or go without if that is not possible; on the loop."""
@@ -197,7 +198,8 @@ class ParkedMessages:
         """Bury what is parked in a queue of ours and no advisory told of; on the loop.
 
         The server does not say which messages are parked.  When none is in flight, though, all
-        that the consumer has passed and that are still there must be.
+        that the consumer has passed and that are still there must be; and to be sure, they must
+        have been there at the sweep before.
 
         Returns:
           int: How many there were.
@@ -209,13 +211,13 @@ class ParkedMessages:
         passed = consumer["delivered"]["stream_seq"]
         if consumer["num_ack_pending"]:
             return 0
-        buried = 0
-        for found in await stored.read(session, route.stream, route.filter, 1, PREFETCH):
-            if found.sequence > passed:
-                break
-            await self._bury(session, queue, found, consumer["config"].get("max_deliver", 1))
-            buried += 1
-        return buried
+        found = await stored.read(session, route.stream, route.filter, 1, PREFETCH)
+        seen = {message.sequence: message for message in found if message.sequence <= passed}
+        known = self._suspects.pop(route.stream, set()) & seen.keys()
+        self._suspects[route.stream] = seen.keys() - known
+        for sequence in known:
+            await self._bury(session, queue, seen[sequence], consumer["config"].get("max_deliver", 1))
+        return len(known)
 
 
 class _AdvisoryRoute(Route):

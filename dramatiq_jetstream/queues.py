@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+
+from dramatiq.logging import get_logger
 
 from .connection import Connection
 from .errors import ApiError, DelayNotSupported, EnqueueRejected, MessageTooLarge, StreamNotFound
@@ -40,6 +43,7 @@ class Queue:
         *,
         managed: bool,
     ) -> None:
+        self.logger = get_logger(__name__, f"Queue({route.queue_name})")
         self.route = route
         self.payload = payload
         self.handling = handling
@@ -60,6 +64,24 @@ class Queue:
     async def ensure_consumer(self, session: Session, max_deliver: int | None) -> Limits:
         """Make the durable consumer unless it exists.  Raises ConfigMismatch."""
         return await ensure_consumer(session, self.route, max_deliver)
+
+    async def consume(self, session: Session, max_deliver: int | None) -> Limits:
+        """Do the same for a worker, which need not stop where its actors have become more patient.
+
+        What the consumer's max_deliver does not allow continues as a copy.
+        """
+        derived = not self.route.settings.bound and self.route.settings.max_deliver is None
+        spare = ("max_deliver",) if derived else ()
+        found = await ensure_consumer(session, self.route, max_deliver, spare=spare)
+        if derived and (found.max_deliver or math.inf) < (max_deliver or 0):
+            self.logger.warning(
+                "The consumer of %s delivers a message %d times at most, its actors ask for %d: a message that kills "
+                "its workers is a dead letter sooner. Raise max_deliver on the server.",
+                self.route.describe(),
+                found.max_deliver,
+                max_deliver,
+            )
+        return found
 
     def assumed_limits(self, max_deliver: int | None) -> Limits:
         """What to go by where the server may not be asked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dramatiq.rate_limits import RateLimiterBackend
 
@@ -29,8 +29,8 @@ class JetStreamBackend(RateLimiterBackend):
 
     Parameters:
       url(str | Sequence[str]): The servers, as for the broker.  Not with a broker.
-      bucket(str): The KV bucket; it is made when it is first needed.  Defaults to
-        "dramatiq-rate-limits".
+      bucket(str): The KV bucket; it is made when it is first needed.  Defaults to "dramatiq-rate-limits",
+        or to the broker's namespace in place of "dramatiq".
       broker(JetStreamBroker): The broker whose connection and settings to share.  Without one the
         backend makes a connection of its own, when it is first used, in each process.
       **options: Further settings of a connection of its own: ``declare``, ``replicas``, ``domain``,
@@ -41,16 +41,16 @@ class JetStreamBackend(RateLimiterBackend):
         self,
         *,
         url: str | Sequence[str] | None = None,
-        bucket: str = "dramatiq-rate-limits",
+        bucket: str | None = None,
         broker: JetStreamBroker | None = None,
         **options: Any,
     ) -> None:
-        self._bucket = Bucket(bucket, url, broker, options)
+        self._bucket = Bucket("rate-limits", bucket, url, broker, options)
         self._values = self._bucket.values
 
     def add(self, key: str, value: int, ttl: int) -> bool:
         """Add a key to the backend iff it doesn't exist."""
-        return self._values.change(key, lambda found: _write(value) if found is None else None, ttl)
+        return self._values.change(key, lambda found, _: _write(value) if found is None else None, ttl) is not None
 
     def incr(self, key: str, amount: int, maximum: int, ttl: int) -> bool:
         """Atomically increment a key in the backend up to the given maximum."""
@@ -68,11 +68,20 @@ class JetStreamBackend(RateLimiterBackend):
 
     def incr_and_sum(self, key: str, keys: Callable[[], Sequence[str]], amount: int, maximum: int, ttl: int) -> bool:
         """Atomically increment a key unless the sum of keys is greater than the given maximum."""
-        if self._sum(keys()) + amount > maximum or not self.incr(key, amount, maximum, ttl):
+
+        def others(_: bytes | None = None) -> Sequence[str]:
+            return [other for other in keys() if other != key]
+
+        def added(found: bytes | None, besides: Sequence[bytes | None]) -> bytes | None:
+            value = _read(found).value + amount
+            return _write(value) if value + _sum(besides) <= maximum else None
+
+        value = self._values.change(key, added, ttl, others)
+        if value is None:
             return False
-        # Somebody may have incremented another of the keys meanwhile: then neither has it.
-        if self._sum(keys()) > maximum:
-            self.decr(key, amount, 0, ttl)
+        # Somebody may have incremented another of the keys meanwhile: then not both may have it.
+        if _read(value).value + _sum(self._values.get_all(others())) > maximum:
+            self._shift(key, -amount, lambda value: value >= 0, ttl)
             return False
         return True
 
@@ -89,14 +98,11 @@ class JetStreamBackend(RateLimiterBackend):
         self._bucket.close()
 
     def _shift(self, key: str, amount: int, allowed: Callable[[int], bool], ttl: int) -> bool:
-        def shifted(found: bytes | None) -> bytes | None:
-            value = _read(found)[0] + amount
+        def shifted(found: bytes | None, _: Sequence[bytes | None]) -> bytes | None:
+            value = _read(found).value + amount
             return _write(value) if allowed(value) else None
 
-        return self._values.change(key, shifted, ttl)
-
-    def _sum(self, keys: Sequence[str]) -> int:
-        return sum(_read(entry.value)[0] for entry in map(self._values.get, keys) if entry)
+        return self._values.change(key, shifted, ttl) is not None
 
     def _count_member(self, key: str, member: str, minimum: int, ttl: int) -> bool:
         """Count a message of a group unless it was.
@@ -104,35 +110,51 @@ class JetStreamBackend(RateLimiterBackend):
         Whoever was counted stands in the value itself until a key of its own says so, in whatever
         order crashes interrupt this.
         """
-        if self._values.get(_member_key(key, member)) is not None:
-            return True
+        known = False
 
-        def counted(found: bytes | None) -> bytes | None:
-            value, recent = _read(found)
-            if member in recent or value - 1 < minimum:
+        def moved(found: bytes | None) -> Sequence[str]:
+            # After the value, so that nobody can move in between unseen.
+            return [_member_key(key, member)] if _read(found).moved else ()
+
+        def counted(found: bytes | None, own: Sequence[bytes | None]) -> bytes | None:
+            nonlocal known
+            count = _read(found)
+            known = member in count.members or any(own)
+            if known or count.value - 1 < minimum:
                 return None
-            return _write(value - 1, [*recent, member])
+            return _write(count.value - 1, [*count.members, member], moved=count.moved)
 
-        if self._values.change(key, counted, ttl):
-            self._tidy(key, ttl)
-            return True
-        entry = self._values.get(key)
-        return entry is not None and member in _read(entry.value)[1]
+        value = self._values.change(key, counted, ttl, moved)
+        if value is not None:
+            self._tidy(key, _read(value).members, ttl)
+        return known or value is not None
 
-    def _tidy(self, key: str, ttl: int) -> None:
-        """Move the members that a barrier's value remembers to keys of their own."""
-        entry = self._values.get(key)
-        recent = _read(entry.value)[1] if entry else []
-        if len(recent) < RECENT_MEMBERS:
+    def _tidy(self, key: str, members: Sequence[str], ttl: int) -> None:
+        """Move the members that a barrier's value remembers to keys of their own, when there are many."""
+        if len(members) % RECENT_MEMBERS:
             return
-        for member in recent:
-            self._values.put(_member_key(key, member), _EVENT, ttl)
+        self._values.put_all([_member_key(key, member) for member in members], _EVENT, ttl)
 
-        def tidied(found: bytes | None) -> bytes | None:
-            value, members = _read(found)
-            return _write(value, [member for member in members if member not in recent]) if found else None
+        def tidied(found: bytes | None, _: Sequence[bytes | None]) -> bytes | None:
+            count = _read(found)
+            left = [member for member in count.members if member not in members]
+            return _write(count.value, left, moved=True) if found else None
 
         self._values.change(key, tidied, ttl)
+
+
+class _Count(NamedTuple):
+    """A key's value.
+
+    Parameters:
+      value(int): The number.
+      members(Sequence[str]): Messages of a group that were counted.
+      moved(bool): Whether others that were have keys of their own.
+    """
+
+    value: int
+    members: Sequence[str] = ()
+    moved: bool = False
 
 
 def _group_member(key: str) -> str | None:
@@ -140,17 +162,22 @@ def _group_member(key: str) -> str | None:
     message = finishing.message
     if message is None or message.options.get("group_completion_uuid") != key:
         return None
-    return message.message_id
+    return message.identity
 
 
 def _member_key(key: str, member: str) -> str:
     return f"{key}@member:{member}"
 
 
-def _read(value: bytes | None) -> tuple[int, list[str]]:
+def _sum(values: Sequence[bytes | None]) -> int:
+    return sum(_read(value).value for value in values)
+
+
+def _read(value: bytes | None) -> _Count:
     content = json.loads(value) if value else 0
-    return (content, []) if isinstance(content, int) else (content["value"], content["members"])
+    return _Count(content) if isinstance(content, int) else _Count(**content)
 
 
-def _write(value: int, members: Sequence[str] = ()) -> bytes:
-    return json.dumps({"value": value, "members": members} if members else value).encode()
+def _write(value: int, members: Sequence[str] = (), *, moved: bool = False) -> bytes:
+    content = _Count(value, members, moved)._asdict() if members or moved else value
+    return json.dumps(content).encode()

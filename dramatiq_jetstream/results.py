@@ -26,8 +26,8 @@ class JetStreamBackend(ResultBackend):
 
     Parameters:
       url(str | Sequence[str]): The servers, as for the broker.  Not with a broker.
-      bucket(str): The KV bucket; it is made when it is first needed.  Defaults to
-        "dramatiq-results".
+      bucket(str): The KV bucket; it is made when it is first needed.  Defaults to "dramatiq-results",
+        or to the broker's namespace in place of "dramatiq".
       broker(JetStreamBroker): The broker whose connection and settings to share.  Without one the
         backend makes a connection of its own, when it is first used, in each process.
       namespace(str): A string with which to prefix result keys.
@@ -42,7 +42,7 @@ class JetStreamBackend(ResultBackend):
         self,
         *,
         url: str | Sequence[str] | None = None,
-        bucket: str = "dramatiq-results",
+        bucket: str | None = None,
         broker: JetStreamBroker | None = None,
         namespace: str = "dramatiq-results",
         encoder: Encoder | None = None,
@@ -50,7 +50,7 @@ class JetStreamBackend(ResultBackend):
         **options: Any,
     ) -> None:
         super().__init__(namespace=namespace, encoder=encoder, use_namespace_prefix_keys=use_namespace_prefix_keys)
-        self._bucket = Bucket(bucket, url, broker, options)
+        self._bucket = Bucket("results", bucket, url, broker, options)
 
     def get_result(self, message: Message[Any], *, block: bool = False, timeout: int | None = None) -> Any:
         """Get a result from the backend.
@@ -86,8 +86,8 @@ class JetStreamBackend(ResultBackend):
         self._bucket.close()
 
     def _get(self, message_key: str) -> Any:
-        entry = self._bucket.values.get(message_key)
-        return Missing if entry is None else self.encoder.decode(entry.value)
+        data = self._bucket.values.get(message_key)
+        return Missing if data is None else self.encoder.decode(data)
 
     def _store(self, message_key: str, result: Any, ttl: int) -> None:
         try:

@@ -231,8 +231,16 @@ async def ensure_queue(session: Session, route: Route) -> None:
         raise ConfigMismatch(f"the stream {route.stream!r} of {route.describe()}", [difference], advice)
 
 
-async def ensure_consumer(session: Session, route: Route, max_deliver: int | None) -> Limits:
+async def ensure_consumer(
+    session: Session, route: Route, max_deliver: int | None, *, spare: Iterable[str] = ()
+) -> Limits:
     """Make a queue's durable consumer unless it exists, and return what workers go by.
+
+    Parameters:
+      session(Session): The live connection.
+      route(Route): The queue.
+      max_deliver(int): How often a message may be delivered, where the settings do not say.
+      spare(Iterable[str]): Fields that do not matter if nothing else is different.
 
     Raises:
       ConfigMismatch: If it exists and does not fit.
@@ -249,7 +257,7 @@ async def ensure_consumer(session: Session, route: Route, max_deliver: int | Non
     unfit = differences(config, found, route.consumer_demands())
     if found.get("deliver_subject"):
         unfit.append(Difference("deliver_subject", "none (a pull consumer)", found["deliver_subject"]))
-    if unfit:
+    if any(difference.field not in spare for difference in unfit):
         advice = _ADVICE.format(kind="consumer", name=f"{route.stream} {route.consumer}")
         raise ConfigMismatch(f"the consumer {route.consumer!r} of {route.describe()}", unfit, advice)
     return limits(found)

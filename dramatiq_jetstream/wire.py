@@ -65,6 +65,7 @@ _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "handoff_failures": (int,),
     "unknown_actor_since": (int,),
     "not_before": (int,),
+    "origin": (str,),
 }
 
 #: Options of which infinity is a value.
@@ -83,6 +84,14 @@ class Publication(NamedTuple):
         """The bytes that count toward ``max_msg_size``: headers and body."""
         lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in self.headers.items())
         return len(self.body) + (len(b"NATS/1.0\r\n\r\n") + lines if self.headers else 0)
+
+    def named(self, msg_id: str) -> Publication:
+        """The same message under a Nats-Msg-Id of the caller's choice."""
+        headers = {**self.headers, MSG_ID: msg_id}
+        carried = _carried_message_id(self.headers)
+        if carried is not None:
+            headers.setdefault(MESSAGE_ID, carried)
+        return self._replace(headers=headers)
 
     def check_size(self, limit: int | None, where: str) -> None:
         """Raise MessageTooLarge if the message exceeds a limit in bytes."""
@@ -247,6 +256,10 @@ def unquote_text(value: str) -> str:
 def _message_id(headers: Headers) -> str | None:
     if MESSAGE_ID in headers:
         return unquote_text(headers[MESSAGE_ID])
+    return _carried_message_id(headers)
+
+
+def _carried_message_id(headers: Headers) -> str | None:
     match = _CARRYING_MSG_ID.fullmatch(headers.get(MSG_ID, ""))
     return match[1] if match else None
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import dramatiq
@@ -332,3 +333,14 @@ def test_calls_that_need_management_say_which_permission_is_missing(guarded: Gua
     with pytest.raises(PermissionDenied, match=r"may not publish to '\$JS.API.STREAM.INFO.guarded_default'"):
         broker.get_queue_message_counts("default")
     broker.close()
+
+
+def test_worker_goes_on_where_only_its_actors_became_more_patient(broker: JetStreamBroker, nats_url: str) -> None:
+    broker.declare_queue("default")
+    broker.setup()
+    with closing(JetStreamBroker(nats_url, namespace=broker.names.namespace)) as patient:
+        dramatiq.actor(broker=patient, actor_name="wait", max_retries=50)(print)
+
+        with pytest.raises(ConfigMismatch, match="max_deliver: expected 51, found 21"):
+            patient.setup()
+        patient.consume("default")
