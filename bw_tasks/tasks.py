@@ -11,8 +11,9 @@ from dramatiq.logging import get_logger
 
 from dramatiq_jetstream import JetStreamBroker, WorkQueue
 
-from .errors import BadAdvisory, ImageError, OutputNotSet, shown
+from .errors import BadAdvisory, ImageError, OutputNotSet, ServiceError, UnwritableOutput, shown
 from .images import convert_image
+from .output import OutputDirectory
 
 logger = get_logger("bw_tasks")
 
@@ -33,12 +34,12 @@ IMAGES = WorkQueue(
 
 
 class OutputFolder(Middleware):
-    """Refuses to start a worker that would not know where to write."""
+    """Refuses to start a worker that has nowhere to write: it would only use up the attempts of every image."""
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         try:
-            output_folder()
-        except OutputNotSet as error:
+            check_output_folder()
+        except ServiceError as error:
             raise SystemExit(str(error)) from None
 
 
@@ -57,6 +58,22 @@ def output_folder() -> str:
     if not outdir:
         raise OutputNotSet("Please set OUTDIR to the folder that the pictures shall be written to.")
     return outdir
+
+
+def check_output_folder() -> None:
+    """Make sure that there is a folder to write to.
+
+    Raises:
+      OutputNotSet: If none is named.
+      UnwritableOutput: If there is none of that name, or this user may not write there.
+    """
+    outdir = output_folder()
+    with OutputDirectory(outdir):
+        if not os.access(outdir, os.W_OK | os.X_OK):
+            raise UnwritableOutput(
+                f"The output directory {shown(outdir)} may not be written to by this user. "
+                "Change its permissions, or set OUTDIR to another."
+            )
 
 
 @dramatiq.actor(

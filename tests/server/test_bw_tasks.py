@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -28,7 +27,6 @@ from tests.support.bw import (
     ROOT,
     SUBJECT,
     Service,
-    environment,
     foreign_worker,
     is_alive,
     is_black_and_white,
@@ -103,7 +101,7 @@ class TestConverting:
         assert os.listdir(outdir) == ["5e91425fc89dac47f6d2e95d4cf6b74a.png"]
         assert is_black_and_white(outdir / "5e91425fc89dac47f6d2e95d4cf6b74a.png")
 
-    @pytest.mark.parametrize("extension", [".jpg", ".JPEG", ".png", ".webp", ".gif", ".bmp"])
+    @pytest.mark.parametrize("extension", [".jpg", ".PNG", ".webp", ".gif"])
     def test_output_keeps_the_extension_and_the_format(
         self, service: Service, images: Admin, outdir: Path, tmp_path: Path, extension: str
     ) -> None:
@@ -138,17 +136,15 @@ class TestConverting:
     def test_every_image_has_one_line_in_the_log(
         self, service: Service, images: Admin, outdir: Path, tmp_path: Path
     ) -> None:
-        before = len(service.log.splitlines())
         sources = {f"image-{number}": save_picture(tmp_path / f"{number}.png") for number in range(10)}
 
         for image_id, source in sources.items():
             images.store(SUBJECT, request_body(image_id, source))
 
         eventually(lambda: images.count("IMAGES") == 0)
-        lines = service.log.splitlines()[before:]
-        assert Counter(re.sub(r".*\[bw_tasks\] \[INFO\] ", "", line) for line in lines) == Counter(
-            f"Converted {source.as_uri()} into {outdir / image_id}.png" for image_id, source in sources.items()
-        )
+        for image_id, source in sources.items():
+            [line] = service.lines(source.as_uri())
+            assert line.endswith(f"[bw_tasks] [INFO] Converted {source.as_uri()} into {outdir / image_id}.png")
 
     def test_messages_of_other_converters_are_left_alone(self, service: Service, images: Admin, picture: Path) -> None:
         images.store("IMAGES.sepia", request_body("s", picture))
@@ -323,11 +319,13 @@ def aftermath(nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (indir / "damaged.png").write_bytes(picture.read_bytes()[:200])
     with Admin(nats_url) as admin:
         before = set(admin.streams())
-        make_images(admin)
-        with Service(nats_url, outdir, folder / "service.log", INDIR=str(indir)) as service:
-            yield fail_five_times(admin, service, nats_url, indir, outdir)
-        for stream in set(admin.streams()) - before:
-            admin.ask(f"STREAM.DELETE.{stream}")
+        try:
+            make_images(admin)
+            with Service(nats_url, outdir, folder / "service.log", INDIR=str(indir)) as service:
+                yield fail_five_times(admin, service, nats_url, indir, outdir)
+        finally:
+            for stream in set(admin.streams()) - before:
+                admin.ask(f"STREAM.DELETE.{stream}")
 
 
 def fail_five_times(admin: Admin, service: Service, url: str, indir: Path, outdir: Path) -> Aftermath:
@@ -435,34 +433,29 @@ class TestCrashing:
 
 
 class TestOutputFolder:
-    def run(self, nats_url: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "dramatiq", "bw_tasks", "--processes", "1"],
-            env=environment(NATS_URL=nats_url, **variables),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> Path:
+        return tmp_path / "service.log"
 
-    def test_service_without_outdir_refuses_to_start(self, nats_url: str, images: Admin) -> None:
-        refused = self.run(nats_url)
+    def test_service_without_outdir_refuses_to_start(self, nats_url: str, images: Admin, log: Path) -> None:
+        with Service(nats_url, None, log) as service:
+            status = service.wait()
 
-        assert refused.returncode != 0
-        assert "Please set OUTDIR to the folder that the pictures shall be written to." in refused.stderr
-        assert "Traceback" not in refused.stderr
+        assert status != 0
+        assert "Please set OUTDIR to the folder that the pictures shall be written to." in service.log
+        assert "Traceback" not in service.log
 
-    def test_service_whose_outdir_does_not_exist_refuses_to_start(
-        self, nats_url: str, images: Admin, tmp_path: Path, picture: Path
+    def test_service_whose_outdir_does_not_exist_refuses_to_start_and_tries_no_image(
+        self, nats_url: str, images: Admin, tmp_path: Path, picture: Path, log: Path
     ) -> None:
         images.store(SUBJECT, request_body("a", picture))
 
-        refused = self.run(nats_url, OUTDIR=str(tmp_path / "nowhere"))
+        with Service(nats_url, tmp_path / "nowhere", log) as service:
+            status = service.wait()
 
-        assert refused.returncode != 0
-        assert "nowhere' cannot be opened: No such file or directory. Make it, or set OUTDIR" in refused.stderr
-        assert "Traceback" not in refused.stderr
+        assert status != 0
+        assert "nowhere' cannot be opened: No such file or directory. Make it, or set OUTDIR" in service.log
+        assert "Traceback" not in service.log
         assert images.consumer("IMAGES", "BW")["delivered"]["stream_seq"] == 0
 
     def test_image_waits_while_the_output_folder_is_away(

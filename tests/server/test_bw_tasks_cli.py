@@ -7,9 +7,10 @@ import pty
 import re
 import select
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,24 @@ from tests.support.bw import (
     environment,
     is_alive,
     is_black_and_white,
+    ready_workers,
     save_picture,
 )
 from tests.support.images import CONSUMER, STREAM, make_images
 from tests.support.waiting import eventually
 
+Completed = subprocess.CompletedProcess[str]
+
 #: A port on which nothing listens: only a system service could.
 NO_SERVER = "nats://127.0.0.1:1"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def refusals() -> Iterator[list[Future[Completed]]]:
+    """Commands that find no server; started ahead of the other tests, because each waits ten seconds for one."""
+    commands = [["setup"], ["submit", __file__], ["submit", "--wait", __file__]]
+    with ThreadPoolExecutor(len(commands)) as threads:
+        yield [threads.submit(command_line, *command, NATS_URL=NO_SERVER) for command in commands]
 
 
 class TestHelp:
@@ -107,15 +119,16 @@ class Demo:
         self.seen |= descendants(program.process.pid)
         return program.is_running
 
-    def wait_for_workers(self, program: Program, processes: int = 2) -> None:
-        """Wait until there are the server, its guardian, dramatiq and its worker processes."""
-        eventually(lambda: len(descendants(program.process.pid)) >= 3 + processes, message="the workers' start")
-        eventually(self.log_of_workers, message="the workers' log")
+    def wait_for_workers(self, program: Program, processes: int = 2) -> list[int]:
+        """Wait until the worker processes are ready, and return them."""
+        ready = eventually(lambda: len(found := self.workers()) == processes and found, message="the workers' start")
         self.watch(program)
+        return ready or []
 
-    def log_of_workers(self) -> bool:
-        """Whether the workers have begun to work."""
-        return any("ready for action" in path.read_text() for path in self.temporary.glob("bw_tasks-*/workers.log"))
+    def workers(self) -> list[int]:
+        """The worker processes that are ready."""
+        logs = self.temporary.glob("bw_tasks-*/workers.log")
+        return [pid for log in logs for pid in ready_workers(log.read_text())]
 
     def check_nothing_is_left(self) -> None:
         assert self.seen
@@ -205,9 +218,8 @@ class TestDemo:
 
     def test_workers_that_die_end_it_with_their_last_words(self, demo: Demo, bad: Path) -> None:
         with demo.start(str(bad), "--processes", "1") as program:
-            demo.wait_for_workers(program, 1)
-            [workers] = [pid for pid in descendants(program.process.pid) if len(descendants(pid)) == 1]
-            os.kill(descendants(workers).pop(), signal.SIGKILL)
+            [worker] = demo.wait_for_workers(program, 1)
+            os.kill(worker, signal.SIGKILL)
 
             assert program.wait() == 1
 
@@ -235,7 +247,7 @@ class TestDemo:
             command,
             demo.folder,
             {"TMPDIR": str(demo.temporary), "TERM": "xterm"},
-            interrupt_at=lambda screen: "0/1" in screen and demo.log_of_workers(),
+            interrupt_at=lambda screen: "0/1" in screen and bool(demo.workers()),
         )
 
         assert status == 1
@@ -367,13 +379,9 @@ class TestSetup:
         assert "Traceback" not in refused.stderr
 
 
-def test_without_a_server_every_command_says_so_and_exits_with_1() -> None:
-    commands = [["setup"], ["submit", __file__], ["submit", "--wait", __file__]]
-
-    with ThreadPoolExecutor(len(commands)) as threads:
-        refusals = list(threads.map(lambda command: command_line(*command, NATS_URL=NO_SERVER), commands))
-
-    for refused in refusals:
+def test_without_a_server_every_command_says_so_and_exits_with_1(refusals: list[Future[Completed]]) -> None:
+    for refusal in refusals:
+        refused = refusal.result()
         assert refused.returncode == 1
         assert "Error: no NATS server answers at nats://127.0.0.1:1" in refused.stderr
         assert "Traceback" not in refused.stderr

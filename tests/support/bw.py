@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +24,12 @@ SUBJECT = "IMAGES.blackandwhite"
 #: What would change what the service does, were it set where the tests run.
 _SERVICE_VARIABLES = ("NATS_URL", "OUTDIR", "INDIR", "MAX_MEGAPIXELS")
 
+#: dramatiq 1 serves metrics on a fixed port, and keeps them in a fixed folder, unless it is told otherwise.
+_QUIET_METRICS = {
+    "dramatiq_prom_port": "0",
+    "dramatiq_prom_db": os.path.join(tempfile.gettempdir(), "dramatiq-prometheus"),
+}
+
 #: Seconds after which a process that should have ended is killed, and its test fails.
 STOP_TIMEOUT = 20
 
@@ -29,7 +37,12 @@ STOP_TIMEOUT = 20
 def environment(**variables: str) -> dict[str, str]:
     """This process's environment without what others set for the service, and with these variables."""
     inherited = {name: value for name, value in os.environ.items() if name not in _SERVICE_VARIABLES}
-    return inherited | variables
+    return inherited | _QUIET_METRICS | variables
+
+
+def ready_workers(log: str) -> list[int]:
+    """The worker processes that are ready, as the log of a `dramatiq` names them."""
+    return [int(pid) for pid in re.findall(r"\[PID (\d+)\].*\.WorkerProcess\(\d+\)\].*is ready for action", log)]
 
 
 def request_body(image_id: str, image: Path | str, advisory: str | None = None) -> bytes:
@@ -86,6 +99,10 @@ class Program:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.stop_at_once()
+
+    def stop_at_once(self) -> None:
+        """Kill whatever of it still runs."""
         for pid in [self.process.pid, *descendants(self.process.pid)] if self.is_running else []:
             kill(pid)
         self.process.wait(STOP_TIMEOUT)
@@ -118,7 +135,7 @@ class Service(Program):
 
     Parameters:
       url(str): The server.
-      outdir(Path): Where to write.
+      outdir(Path): Where to write, or None to leave OUTDIR out.
       log(Path): Where its output goes.
       processes(int): How many worker processes.
       threads(int): How many threads each.
@@ -126,25 +143,33 @@ class Service(Program):
     """
 
     def __init__(
-        self, url: str, outdir: Path, log: Path, *, processes: int = 2, threads: int = 2, **variables: str
+        self, url: str, outdir: Path | None, log: Path, *, processes: int = 2, threads: int = 2, **variables: str
     ) -> None:
         options = ["--processes", str(processes), "--threads", str(threads)]
         super().__init__(
             [sys.executable, "-m", "dramatiq", "bw_tasks", *options],
             log,
-            {"NATS_URL": url, "OUTDIR": str(outdir), **variables},
+            {"NATS_URL": url, **({"OUTDIR": str(outdir)} if outdir else {}), **variables},
         )
         self.processes = processes
 
     def __enter__(self) -> Service:
         super().__enter__()
-        eventually(lambda: len(self.worker_pids) == self.processes or not self.is_running, message="its workers' start")
+        try:
+            eventually(lambda: self.is_ready or not self.is_running, message="its workers' start")
+        except BaseException:
+            self.stop_at_once()
+            raise
         return self
 
     @property
+    def is_ready(self) -> bool:
+        """Whether each of its worker processes is."""
+        return len(self.worker_pids) == self.processes
+
+    @property
     def worker_pids(self) -> list[int]:
-        """The worker processes that are ready, as their own log names them."""
-        return [int(line.split("[PID ")[1].split("]")[0]) for line in self.lines("ready for action")]
+        return ready_workers(self.log)
 
 
 def foreign_worker(url: str, outdir: Path, log: Path) -> Program:
