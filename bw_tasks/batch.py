@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from .tasks import broker, to_blackandwhite
+from dramatiq_jetstream.admin import show
+
+from .tasks import IMAGES, broker, to_blackandwhite
 
 #: Seconds between two looks at the failures while nothing is done.
 LOOK_INTERVAL = 0.25
 
 QUEUE = to_blackandwhite.queue_name
+
+#: Where the server says "Delivery Attempts Exceeded".
+EXCEEDED = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{IMAGES.stream}.{IMAGES.consumer}"
 
 
 @dataclass
@@ -58,14 +63,19 @@ class Batch:
         self.seconds = 0.0
         self._by_id = {image.id: image for image in self.images}
         self._advisories: SimpleQueue[bytes] = SimpleQueue()
+        self._exceeded: list[bytes] = []
         self._last_failure = 0
 
     def __enter__(self) -> Batch:
-        self._subscription = broker.subscribe("advisory.*", lambda _, body: self._advisories.put(body))
+        self._subscriptions = [
+            broker.subscribe("advisory.*", lambda _, body: self._advisories.put(body)),
+            broker.subscribe(EXCEEDED, lambda _, body: self._exceeded.append(body)),
+        ]
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._subscription.close()
+        for subscription in self._subscriptions:
+            subscription.close()
 
     @property
     def failed(self) -> list[Image]:
@@ -127,3 +137,10 @@ class Batch:
             if image is not None:
                 reason = entry.exception_text or entry.reason
                 image.error = f"{reason} ({entry.attempts} attempts)"
+        # What workers in other languages give up on has no dead letter with a reason.
+        exceeded, self._exceeded = self._exceeded, []
+        for advisory in map(json.loads, exceeded):
+            request = show(broker, QUEUE, advisory["stream_seq"])
+            image = by_message.get(request.message_id or "") if request else None
+            if image is not None and not image.error:
+                image.error = f"given up after {advisory['deliveries']} attempts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -28,11 +29,11 @@ EPILOG = """\b
 Examples:
   python -m bw_tasks demo
       the whole service on an embedded server, with a sample image
-  python -m bw_tasks demo holiday/*.jpg --outdir grey
+  python -m bw_tasks demo holiday/*.jpg --outdir bw
       the same with images of yours
   python -m bw_tasks setup --url nats://nats.example:4222
       make the stream IMAGES and the consumer BW there
-  NATS_URL=nats://nats.example:4222 OUTDIR=/srv/grey dramatiq bw_tasks
+  NATS_URL=nats://nats.example:4222 OUTDIR=/srv/bw dramatiq bw_tasks
       run workers
   python -m bw_tasks submit color.jpg --wait
       submit an image and wait until it is converted
@@ -67,6 +68,8 @@ def main() -> None:
 
     Requests wait in the stream IMAGES; workers in Python, Go and Ruby may share them.
     """
+    # What goes wrong is said once, as the command's error.
+    logging.basicConfig(level=logging.CRITICAL)
 
 
 @main.command(cls=Command)

@@ -85,13 +85,14 @@ def check_output_folder() -> None:
     time_limit=30_000,
     throws=ImageError,
 )
-def to_blackandwhite(id: str, image: str, advisory: str | None = None) -> None:
+def to_blackandwhite(id: str, image: str, advisory: str | None = None, **_: object) -> None:
     """Convert an image to black and white, then tell whoever listens that it is done.
 
     Parameters:
       id(str): The picture's name in OUTDIR, without its extension.
       image(str): Where the image is, a file:// URI; below INDIR, if that is set in the environment.
       advisory(str): The subject on which ``{"id": …}`` is published afterwards, if any.
+      **_: Whatever else a request says is ignored, as the other workers do.
 
     Raises:
       ImageError: If the image cannot be converted, or the request makes no sense.

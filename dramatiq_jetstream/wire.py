@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
 
@@ -24,6 +25,7 @@ Actors = Mapping[str, "Actor[..., Any]"]
 
 MSG_ID = "Nats-Msg-Id"
 TTL = "Nats-TTL"
+EXPECTED_LAST_ID = "Nats-Expected-Last-Msg-Id"
 SCHEDULE = "Nats-Schedule"
 SCHEDULE_TARGET = "Nats-Schedule-Target"
 #: On what the server's scheduler delivers.
@@ -194,11 +196,12 @@ class JsonPayload:
 
     def decode(self, body: bytes, headers: Headers, origin: Origin) -> Message[Any]:
         try:
+            actor_name = self._actor_of(headers)
             return Message(
                 queue_name=self.queue_name,
-                actor_name=self._actor_of(headers),
+                actor_name=actor_name,
                 args=(),
-                kwargs=_json_object(body),
+                kwargs=self._accepted(actor_name, _json_object(body)),
                 options=_read_options(headers),
                 message_id=_message_id(headers) or f"{origin.stream}-{origin.sequence}",
                 message_timestamp=int(headers.get(TIMESTAMP, origin.milliseconds)),
@@ -213,7 +216,7 @@ class JsonPayload:
         actor = self.actors().get(message.actor_name)
         if actor is None:
             raise TypeError("positional arguments of an actor that is not declared here; pass them by name")
-        signature = inspect.signature(actor.fn)
+        signature = _signature(actor.fn)
         arguments = signature.bind(*message.args, **message.kwargs).arguments
         for name in list(arguments):
             kind = signature.parameters[name].kind
@@ -222,6 +225,16 @@ class JsonPayload:
             if kind is inspect.Parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(name))
         return dict(arguments)
+
+    def _accepted(self, actor_name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, if the actor takes them: strangers publish here, and need to be told."""
+        actor = self.actors().get(actor_name)
+        if actor is not None:
+            try:
+                _signature(actor.fn).bind(**kwargs)
+            except TypeError as error:
+                raise ValueError(f"the actor {actor_name!r} cannot take it: {error}") from error
+        return kwargs
 
     def _headers(self, message: AnyMessage) -> dict[str, str]:
         carrying = f"{message.message_id}.{secrets.token_hex(4)}"
@@ -241,6 +254,11 @@ class JsonPayload:
         if name is None:
             raise ValueError(f"it names no actor, and queue {self.queue_name!r} has not exactly one")
         return name
+
+
+@lru_cache(maxsize=1024)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 def quote_text(text: str) -> str:

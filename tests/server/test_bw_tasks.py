@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -260,7 +259,7 @@ def hostile(advisory: str, reason: str = "is not a subject to publish to") -> Fa
 
 
 FAILING = {
-    "an empty object": Failing(lambda _: b"{}", "missing 2 required positional arguments: 'id' and 'image'"),
+    "an empty object": Failing(lambda _: b"{}", "cannot take it: missing a required argument: 'id'"),
     "invalid JSON": Failing(lambda _: b'{"id": nonsense', "not a plain JSON message"),
     "a list": Failing(lambda _: b"[]", "expected a JSON object, found list"),
     "no body at all": Failing(lambda _: b"", "not a plain JSON message"),
@@ -396,10 +395,8 @@ class TestFailing:
     def test_no_worker_is_harmed(self, aftermath: Aftermath) -> None:
         assert aftermath.survived
 
-    def test_refused_images_have_no_stack_traces(self, aftermath: Aftermath) -> None:
-        traces = re.findall(r"^Traceback .*\n(?:^ .*\n)+(\w+)", aftermath.log, re.MULTILINE)
-
-        assert traces == ["TypeError"] * 5, "only the empty object has any"
+    def test_refused_requests_have_no_stack_traces(self, aftermath: Aftermath) -> None:
+        assert "Traceback" not in aftermath.log
 
     def test_all_five_tries_are_over_in_well_under_a_minute(self, aftermath: Aftermath) -> None:
         assert aftermath.milliseconds < FIVE_TRIES

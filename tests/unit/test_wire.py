@@ -801,3 +801,12 @@ def test_options_that_are_no_json_are_refused(stage: Stage) -> None:
 def test_positional_arguments_of_an_undeclared_actor_are_refused(stage: Stage) -> None:
     with pytest.raises(UnsupportedMessage, match="that is not declared here; pass them by name"):
         stage.plain_json().encode(message("a", actor_name="elsewhere"))
+
+
+def test_plain_json_that_its_actor_cannot_take_is_refused_before_it_reaches_a_worker() -> None:
+    broker = StubBroker(middleware=[])
+    dramatiq.actor(broker=broker, actor_name="convert", queue_name="images")(lambda id, image: None)
+    payload = JsonPayload("images", lambda: "convert", lambda: broker.actors)
+
+    with pytest.raises(DecodeError, match=r"the actor 'convert' cannot take it: missing a required argument: 'id'"):
+        payload.decode(b"{}", {}, Origin("IMAGES", "BW", 1, 1, 0))
