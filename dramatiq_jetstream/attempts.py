@@ -6,17 +6,21 @@ Nothing here is needed for safety: without a record the attempt runs all the sam
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import nats.errors
 from dramatiq.logging import get_logger
 from dramatiq.message import get_encoder
 
+from . import stored
 from .delivery import Delivery, Record
 from .errors import BrokerError
 from .names import Names, escape
 from .outbox import Parcel
 from .session import Session
+from .stored import Stored
 from .topology import HELPER_DEMANDS, bucket_config, ensure_stream
 from .wire import TTL
 
@@ -75,9 +79,19 @@ class Attempts:
             return None
         return Record(int(headers[ATTEMPT]), int(headers[RETURNED]), self._decode(found.data))
 
+    async def count_waiting(self, session: Session, stream: str, held: Sequence[Stored]) -> int:
+        """How many of a stream's messages wait for a retry, to the second; at most 1,024 can be asked about."""
+        subjects = [self._subject_of(stream, message.sequence, message.timestamp) for message in held]
+        records = await stored.read_last(session, f"KV_{self.bucket}", subjects)
+        now = time.time_ns() // 1_000_000
+        return sum(_due(record) > now for record in records)
+
     def _subject(self, delivery: Delivery) -> str:
         origin = delivery.origin
-        return f"$KV.{self.bucket}.{escape(origin.stream)}.{origin.sequence}.{origin.timestamp}"
+        return self._subject_of(origin.stream, origin.sequence, origin.timestamp)
+
+    def _subject_of(self, stream: str, sequence: int, timestamp: int) -> str:
+        return f"$KV.{self.bucket}.{escape(stream)}.{sequence}.{timestamp}"
 
     def _encode(self, options: dict[str, Any]) -> bytes:
         try:
@@ -88,3 +102,8 @@ class Attempts:
 
     def _decode(self, data: bytes) -> dict[str, Any]:
         return dict(get_encoder().decode(data)) if data else {}
+
+
+def _due(record: Stored) -> int:
+    """When the message of a record is delivered again, in UNIX milliseconds."""
+    return record.timestamp // 1_000_000 + int(record.headers.get(TTL, 0)) * 1000 - GRACE

@@ -7,7 +7,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, cast
 
 from dramatiq import Broker, Message, Middleware, Worker
@@ -17,6 +16,7 @@ from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
 
 from . import delayed
 from .attempts import Attempts
+from .blueprint import Piece, helper_piece, queue_pieces
 from .burial import Graveyard
 from .connection import Connection
 from .consumer import JetStreamConsumer
@@ -36,7 +36,8 @@ from .puller import Puller
 from .queues import Queue
 from .session import Session, Subscription
 from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
-from .topology import Limits, Route
+from .threads import Buffer, new_buffer
+from .topology import Limits, Route, bucket_config, dead_letter_config
 from .wire import AnyMessage
 
 #: Seconds for which messages must look parked before join believes it: a consumer's counts lag
@@ -123,7 +124,8 @@ class JetStreamBroker(Broker):
         self.connection = Connection(self.settings)
         self._managed = declare == "auto"
         self._policy = Policy(self)
-        self._attempts = Attempts(self.names, replicas)
+        #: What is remembered of attempts so far.
+        self.attempts = Attempts(self.names, replicas)
         self._graveyard = Graveyard(self.connection, self.names, replicas, managed=self._managed)
         self._queues: dict[str, Queue] = {}
         #: The messages that could not be handled.
@@ -132,7 +134,7 @@ class JetStreamBroker(Broker):
             self.names,
             lambda: list(self._queues.values()),
             self._graveyard,
-            self._attempts,
+            self.attempts,
             self._policy,
             replicas=replicas,
             dead_message_ttl=self.settings.dead_letter_ttl(),
@@ -168,13 +170,13 @@ class JetStreamBroker(Broker):
         """
         queue = self._declared(queue_name)
         session = self.connection.session()
-        buffer: SimpleQueue[Delivery | None] = SimpleQueue()
+        buffer: Buffer[Delivery | None] = new_buffer()
         puller = Puller(
             session,
             queue.route,
             Prefetch.choose(prefetch, self._worker_threads, bound=queue.route.settings.bound),
             prepare=self._prepare,
-            recall=self._attempts.recall,
+            recall=self.attempts.recall,
             deliver=buffer.put,
         )
         session.thread.submit(puller.start()).result()
@@ -298,8 +300,31 @@ class JetStreamBroker(Broker):
         for queue in list(self._queues.values()):
             self.connection.call(queue.ensure_stream)
             self.connection.call(partial(queue.ensure_consumer, max_deliver=self._max_deliver(queue)))
-        self.connection.call(self._attempts.ensure)
+        self.connection.call(self.attempts.ensure)
         self.connection.call(self._graveyard.ensure)
+
+    def blueprint(self) -> list[Piece]:
+        """Everything that :meth:`setup` and the workers of the declared queues make on the server.
+
+        Returns:
+          list[Piece]: Each stream and consumer, those of the queues first; nothing is asked of the server.
+        """
+        queues = list(self._queues.values())
+        pieces = [piece for queue in queues for piece in queue_pieces(queue.route, self._max_deliver(queue))]
+        advisories = [self._parked.advisory_route(queue.route) for queue in queues]
+        for route in {route.stream: route for route in advisories}.values():
+            pieces += queue_pieces(route, None, "advisories about messages out of attempts")
+        replicas = self.settings.replicas
+        pieces.append(helper_piece(bucket_config(self.attempts.bucket, replicas), "the attempts' records"))
+        return [*pieces, helper_piece(dead_letter_config(self.names, replicas), "dead letters")]
+
+    def queue(self, queue_name: str) -> Queue:
+        """A declared queue: its place on the server, and how its messages are written.
+
+        Raises:
+          QueueNotFound: If the given queue was never declared.
+        """
+        return self._declared(queue_name)
 
     def cancel(self, message: Message[Any]) -> bool:
         """Cancel a delayed message.
@@ -455,7 +480,7 @@ class JetStreamBroker(Broker):
             route,
             payload,
             self._policy,
-            Waits(self.connection, route, payload, self._attempts),
+            Waits(self.connection, route, payload, self.attempts),
             self._graveyard,
             dead_message_ttl=self.settings.dead_letter_ttl(),
             unknown_actor_grace=self.settings.unknown_actor_grace,
@@ -472,6 +497,6 @@ class JetStreamBroker(Broker):
         queue = self._queues[route.queue_name]
         if not self._managed:
             return queue.assumed_limits(self._max_deliver(queue))
-        await self._attempts.ensure(session)
+        await self.attempts.ensure(session)
         await queue.ensure_stream(session)
         return await queue.consume(session, self._max_deliver(queue))

@@ -16,6 +16,7 @@ from dramatiq.middleware import SkipMessage
 
 from .connection import Connection
 from .delivery import Delivery, JetStreamMessage
+from .errors import StreamNotFound
 from .names import Names
 from .session import Session
 from .topology import HELPER_DEMANDS, Route, dead_letter_config, ensure_stream
@@ -126,7 +127,14 @@ class Graveyard:
         await self.ensure(session)
         actor = end.message.actor_name if end.message else ""
         subject = self._names.dead_subject(route.queue_name, actor)
-        await session.store(Publication(subject, end.delivery.body, _headers(route, end)))
+        publication = Publication(subject, end.delivery.body, _headers(route, end))
+        try:
+            await session.store(publication)
+        except StreamNotFound:
+            # It was there when this session began; somebody has deleted it since.
+            self._ensured = None
+            await self.ensure(session)
+            await session.store(publication)
         self.logger.warning(
             "Message %s of queue %r is a dead letter: %s.", end.delivery, route.queue_name, end.reason.value
         )

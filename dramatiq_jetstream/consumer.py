@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Protocol
 
 from dramatiq import Consumer, MessageProxy
@@ -13,6 +13,7 @@ from dramatiq.logging import get_logger
 from .delivery import Delivery, JetStreamMessage, nak
 from .errors import BrokerError
 from .puller import Puller
+from .threads import Buffer
 from .wire import PayloadFormat
 
 #: Milliseconds until a message comes back that could not be taken care of.
@@ -51,7 +52,7 @@ class JetStreamConsumer(Consumer):
 
     Parameters:
       puller(Puller): Fills the buffer.
-      buffer(SimpleQueue): Where the puller puts deliveries; None wakes the iterator.
+      buffer(Buffer): Where the puller puts deliveries; None wakes the iterator.
       payload(PayloadFormat): Decodes them.
       handling(Handling): Takes care of whatever is not simply done.
       timeout(int): How many milliseconds an iteration waits for a message.
@@ -60,7 +61,7 @@ class JetStreamConsumer(Consumer):
     def __init__(
         self,
         puller: Puller,
-        buffer: SimpleQueue[Delivery | None],
+        buffer: Buffer[Delivery | None],
         payload: PayloadFormat,
         handling: Handling,
         timeout: int,

@@ -33,21 +33,47 @@ class QueueCounts(NamedTuple):
         return self.ready + self.running + self.delayed
 
 
+class QueueState(NamedTuple):
+    """What the server says of a queue.
+
+    Parameters:
+      stream(dict): The stream's configuration and state; empty if there is no such stream.
+      consumer(dict): The consumer's; empty if there is none.
+      counts(QueueCounts): How many messages are where.
+    """
+
+    stream: dict[str, Any]
+    consumer: dict[str, Any]
+    counts: QueueCounts
+
+
 async def count(session: Session, route: Route) -> QueueCounts:
     """Count a queue's messages; a queue that is not on the server yet has none."""
+    return (await inspect(session, route)).counts
+
+
+async def inspect(session: Session, route: Route) -> QueueState:
+    """Ask the server for all it knows of a queue."""
     stream = await _info(session, f"STREAM.INFO.{route.stream}", {"subjects_filter": route.filter})
     consumer = await _info(session, f"CONSUMER.INFO.{route.stream}.{route.consumer}")
     state = stream.get("state", {})
     work = sum((state.get("subjects") or {}).values())
     ready = consumer.get("num_pending", work)
     running = consumer.get("num_ack_pending", 0)
-    return QueueCounts(
+    counts = QueueCounts(
         ready=ready,
         running=running,
         delayed=0 if route.settings.bound else max(state.get("messages", 0) - work, 0),
         parked=max(work - ready - running, 0),
         dead=await _count_dead(session, route.names, route.queue_name),
     )
+    return QueueState(stream, consumer, counts)
+
+
+async def count_held(session: Session, stream: str, consumer: str) -> int:
+    """How many messages of a consumer are held by workers, or wait for a retry."""
+    info = await _info(session, f"CONSUMER.INFO.{stream}.{consumer}")
+    return int(info.get("num_ack_pending", 0))
 
 
 async def purge(session: Session, route: Route) -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from dramatiq import Message
 from dramatiq.errors import DecodeError
+from dramatiq.logging import get_logger
 
 from . import burial, stored
 from .connection import Connection
 from .delays import publication
-from .errors import ApiError, UnsupportedMessage
+from .errors import ApiError, BrokerError, EnqueueRejected, StreamNotFound, UnsupportedMessage
 from .names import Names
 from .queues import Queue
+from .session import Session
 from .stored import Stored
 from .topology import STREAM_NOT_FOUND
-from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, unquote_text
+from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, Publication, unquote_text
+
+#: How many dead letters are moved or removed at a time.
+OUTSTANDING = 256
 
 #: What earlier attempts left in a message's options, and a fresh start must not have.
 SPENT_OPTIONS = (
@@ -112,6 +119,7 @@ class DeadLetters:
     """
 
     def __init__(self, connection: Connection, names: Names, queue: Callable[[str], Queue]) -> None:
+        self.logger = get_logger(__name__, type(self))
         self._connection = connection
         self._names = names
         self._queue = queue
@@ -153,12 +161,32 @@ class DeadLetters:
           BrokerConnectionError: If the server cannot be reached.
         """
         queue = self._queue(entry.queue_name)
-        source = self._kept(entry) if entry.kept else Stored(entry.sequence, "", entry.headers, entry.body, 0)
-        fresh = publication(queue.route, queue.payload, _fresh(self._decode(queue, entry, source)))
-        queue.store(fresh.named(f"requeued.{entry.headers.get(MSG_ID, entry.number)}"))
+        queue.store(self._publication(queue, entry, self._kept(entry) if entry.kept else _own(entry)))
         if entry.kept:
             self._connection.call(partial(stored.delete, stream=entry.stream, sequence=entry.sequence))
         self.delete(entry)
+
+    def requeue_all(self, entries: Iterable[DeadLetter]) -> Iterator[tuple[DeadLetter, BrokerError | None]]:
+        """Put dead letters back into their queues, many at a time, each as :meth:`requeue` does.
+
+        Raises:
+          BrokerConnectionError: If the server cannot be reached.
+
+        Returns:
+          Iterator: Each entry, with what kept it among the dead letters, if anything did.
+        """
+        remaining = iter(entries)
+        while page := list(islice(remaining, OUTSTANDING)):
+            moved = self._connection.call(partial(self._move_all, entries=page))
+            for entry, done in zip(page, moved, strict=True):
+                yield entry, None if done else self._try(entry)
+
+    def delete_all(self, entries: Iterable[DeadLetter]) -> int:
+        """Remove entries for good, many at a time, and tell how many were still there."""
+        remaining, removed = iter(entries), 0
+        while page := list(islice(remaining, OUTSTANDING)):
+            removed += self._connection.call(partial(self._delete_all, entries=page))
+        return removed
 
     def delete(self, entry: DeadLetter) -> bool:
         """Remove one entry for good, and tell whether it was still there."""
@@ -182,6 +210,38 @@ class DeadLetters:
             raise
         return int(answer["purged"])
 
+    def _try(self, entry: DeadLetter) -> BrokerError | None:
+        """Requeue an entry that could not be moved along with others; what is wrong with it shows now."""
+        try:
+            self.requeue(entry)
+        except (UnsupportedMessage, EnqueueRejected) as error:
+            return error
+        return None
+
+    async def _move_all(self, session: Session, entries: Sequence[DeadLetter]) -> Sequence[bool]:
+        return await asyncio.gather(*(self._move(session, entry) for entry in entries))
+
+    async def _move(self, session: Session, entry: DeadLetter) -> bool:
+        """Move an entry if that goes without further ado, and tell whether it did."""
+        if entry.kept:
+            return False
+        try:
+            queue = self._queue(entry.queue_name)
+            await session.store(self._publication(queue, entry, _own(entry)))
+            await stored.delete(session, self._names.dead_letters, entry.number)
+        except (UnsupportedMessage, StreamNotFound, ApiError, EnqueueRejected) as error:
+            self.logger.debug("Dead letter %d is requeued on its own: %s", entry.number, error)
+            return False
+        return True
+
+    async def _delete_all(self, session: Session, entries: Sequence[DeadLetter]) -> int:
+        stream = self._names.dead_letters
+        return sum(await asyncio.gather(*(stored.delete(session, stream, entry.number) for entry in entries)))
+
+    def _publication(self, queue: Queue, entry: DeadLetter, source: Stored) -> Publication:
+        fresh = publication(queue.route, queue.payload, _fresh(self._decode(queue, entry, source)))
+        return fresh.named(f"requeued.{entry.headers.get(MSG_ID, entry.number)}")
+
     def _kept(self, entry: DeadLetter) -> Stored:
         found = self._connection.call(partial(stored.get, stream=entry.stream, sequence=entry.sequence))
         if found is None:
@@ -196,6 +256,10 @@ class DeadLetters:
             raise UnsupportedMessage(
                 f"dead letter {entry.number} of queue {entry.queue_name!r} cannot be requeued: {error}"
             ) from error
+
+
+def _own(entry: DeadLetter) -> Stored:
+    return Stored(entry.sequence, "", entry.headers, entry.body, 0)
 
 
 def _fresh(message: Message[Any]) -> Message[Any]:

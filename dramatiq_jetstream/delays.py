@@ -108,7 +108,7 @@ class Waits:
             copied, due = copied.copy(options={NOT_BEFORE: due}), None
         outgoing = publication(self._route, self._payload, copied, due)
         # Whoever repeats this after a crash stores nothing new.
-        self._connection.publish(outgoing.named(f"{delivery.identity}.{delivery.origin.deliveries}"))
+        self._connection.publish(outgoing.named(delivery.copy_id))
         delivery.settle(ACK)
 
     def hold_back(self, message: JetStreamMessage) -> bool:

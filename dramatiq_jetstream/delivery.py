@@ -90,6 +90,11 @@ class Delivery:
         return f"{self}.{self.origin.timestamp}"
 
     @property
+    def copy_id(self) -> str:
+        """The id under which the copy is stored that it continues as; the same, however often that is repeated."""
+        return f"{self.identity}.copy"
+
+    @property
     def returned(self) -> int:
         """How many of its deliveries are not counted as attempts."""
         return self.record.returned if self.record else 0

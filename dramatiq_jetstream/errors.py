@@ -75,6 +75,9 @@ class ApiError(JetStreamError, BrokerError):
       description(str): The server's text.
     """
 
+    #: Whether it was asked more than once, so that an earlier copy may have been carried out.
+    repeated = False
+
     def __init__(self, what: str, code: int, err_code: int, description: str) -> None:
         self.code = code
         self.err_code = err_code

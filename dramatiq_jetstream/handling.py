@@ -112,7 +112,7 @@ class QueueHandling:
 
     def come_back(self, message: JetStreamMessage) -> None:
         """Have a message delivered again because a hook could not hand its work on."""
-        failures = message.options.get(HANDOFFS, 0) + 1
+        failures = _earlier_handoffs(message) + 1
         message.options[HANDOFFS] = failures
         if failures > MAX_HANDOFFS:
             self._bury(message, Reason.HANDOFF_FAILED, message.hook_error)
@@ -142,7 +142,8 @@ class QueueHandling:
                 self._waits.again(message, 0, spent=False)
             except DecodeError:
                 self._waits.redeliver(delivery, 0, {}, spent=False)
-            except BrokerConnectionError as error:
+            except BrokerError as error:
+                # Raised on, it would end the shutdown, and with it what still runs.
                 self.logger.warning("Message %s is back in its queue only after ack_wait: %s", delivery, error)
 
     def _again(self, message: JetStreamMessage, delay: int, *, spent: bool) -> None:
@@ -231,6 +232,14 @@ class QueueHandling:
         except BrokerError as error:
             # The message itself is not lost: it is where its owner looks for it.
             self.logger.warning("No dead letter points at message %s: %s", end.delivery, error)
+
+
+def _earlier_handoffs(message: JetStreamMessage) -> int:
+    """How often it came back before; not what an answer that dramatiq repeats has counted already."""
+    record = message.delivery.record
+    kept = record.options if record is not None and HANDOFFS in record.options else message.received_options
+    failures: int = kept.get(HANDOFFS, 0)
+    return failures
 
 
 def _is_last(delivery: Delivery) -> bool:

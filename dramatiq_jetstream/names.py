@@ -16,6 +16,7 @@ RESERVED_NAMESPACES = frozenset({"KV", "OBJ"})
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 _SPECIAL = re.compile(rb"[^A-Za-z0-9_-]")
 _SPECIAL_IN_PREFIX = re.compile(rb"[^A-Za-z0-9-]")
+_ESCAPED = re.compile(rb"=([0-9A-F]{2})")
 
 
 def escape(name: str) -> str:
@@ -49,6 +50,14 @@ def _escape(name: str, special: re.Pattern[bytes]) -> str:
         digest = hashlib.sha256(raw).hexdigest()[:32]
         token = f"{token[: MAX_TOKEN - 34]}=={digest}"
     return token
+
+
+def unescape(token: str) -> str | None:
+    """The text that :func:`escape` made a token of; None if it was cut."""
+    if "==" in token:
+        return None
+    raw = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), token.encode())
+    return raw.decode("utf-8", "surrogatepass")
 
 
 def covers(pattern: str, subject: str) -> bool:
@@ -120,6 +129,11 @@ class Names:
     def stream(self, queue_name: str) -> str:
         """The stream of a queue."""
         return f"{self.prefix}_{escape(queue_name)}"
+
+    def queue_name(self, stream: str) -> str | None:
+        """The queue of a stream of ours; None if it is none, or its name was too long to be kept whole."""
+        prefix, token = f"{self.prefix}_", stream[len(self.prefix) + 1 :]
+        return unescape(token) if stream.startswith(prefix) and token else None
 
     def work_subject(self, queue_name: str, actor_name: str | None = None) -> str:
         """The subject of messages that may be delivered; of all actors if none is given."""

@@ -8,7 +8,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from nats.errors import ConnectionClosedError, ConnectionDrainingError, OutboundBufferLimitError
+from nats.errors import (
+    ConnectionClosedError,
+    ConnectionDrainingError,
+    ConnectionReconnectingError,
+    OutboundBufferLimitError,
+)
 from nats.errors import Error as NatsError
 
 from .loop_thread import LoopThread
@@ -22,6 +27,9 @@ CONFIRM_TIMEOUT = 5
 
 class Client(Protocol):
     """What the outbox needs of the NATS client."""
+
+    @property
+    def is_connected(self) -> bool: ...
 
     async def publish(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None: ...
 
@@ -97,7 +105,10 @@ class Outbox:
         while self._queue or self._sent or any(self._pinged):
             if self._sending is not None:
                 await asyncio.shield(self._sending)
-            await self._ping()
+            try:
+                await self._ping()
+            except ConnectionReconnectingError:
+                await asyncio.sleep(CONFIRM_INTERVAL)
 
     async def _send_all(self) -> None:
         client = self._client()
@@ -134,7 +145,11 @@ class Outbox:
             rounds = self._pinged
             rounds.append(self._sent)
             self._sent = []
-            await self._client().flush(timeout=CONFIRM_TIMEOUT)
+            client = self._client()
+            await client.flush(timeout=CONFIRM_TIMEOUT)
+            if not client.is_connected:
+                # While it reconnects, the client returns without an answer.
+                raise ConnectionReconnectingError
             # The client writes a ping ahead of what it still buffers, so the second one counts.
             if len(rounds) > 1:
                 rounds.popleft()

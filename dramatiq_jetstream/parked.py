@@ -19,7 +19,7 @@ from . import stored
 from .attempts import Attempts
 from .burial import End, Graveyard, Reason
 from .delivery import ACK, Delivery, JetStreamMessage, Record, nak
-from .errors import BrokerError
+from .errors import ApiError, BrokerError
 from .names import Names
 from .policy import Policy
 from .prefetch import Prefetch
@@ -29,7 +29,7 @@ from .session import Session
 from .settings import WorkQueue
 from .stored import Stored
 from .topology import Limits, Route, ensure_consumer, ensure_queue
-from .wire import Origin
+from .wire import EXPECTED_LAST_ID, MSG_ID, Origin, Publication
 
 SUBJECT = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
@@ -80,6 +80,7 @@ class ParkedMessages:
         self._dead_message_ttl = dead_message_ttl
         self._session: Session | None = None
         self._pullers: dict[str, Puller] = {}
+        self._unwatched: dict[str, Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._suspects: dict[str, set[int]] = {}
 
@@ -88,7 +89,7 @@ class ParkedMessages:
         if self._session is not session:
             self._session, self._pullers = session, {}
             self._spawn(self._sweep_for_ever(session))
-        route = self._advisory_route(queue.route)
+        route = self.advisory_route(queue.route)
         if route.stream in self._pullers:
             return
         puller = Puller(
@@ -104,9 +105,15 @@ class ParkedMessages:
             await puller.start()
         except BrokerError as error:
             del self._pullers[route.stream]
-            self.logger.warning(
-                "Messages of queue %r that crash their workers will not be dead letters: %s", queue.name, error
-            )
+            if queue.name not in self._unwatched:
+                self._unwatched[queue.name] = queue
+                self.logger.warning(
+                    "Messages of queue %r that crash their workers will not be dead letters, until this works: %s",
+                    queue.name,
+                    error,
+                )
+        else:
+            self._unwatched.pop(queue.name, None)
 
     async def stop(self) -> None:
         """Leave the rest to other workers; on the loop."""
@@ -122,7 +129,7 @@ class ParkedMessages:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _advisory_route(self, route: Route) -> Route:
+    def advisory_route(self, route: Route) -> Route:
         """Where the advisories about a queue's consumer are captured; one stream for all of ours."""
         stream, subject = self._names.advisories, f"{SUBJECT}.*.{self._names.consumer}"
         if route.settings.bound:
@@ -167,6 +174,9 @@ class ParkedMessages:
         route = queue.route
         origin = Origin(route.stream, route.consumer, deliveries, found.sequence, found.timestamp)
         delivery = Delivery("", found.body, found.headers, _Nobody(), origin)
+        if not route.settings.bound and await _was_copied(session, route, delivery):
+            await stored.delete(session, route.stream, found.sequence)
+            return
         delivery.record = await self._attempts.recall(session, delivery)
         message, reason, error = self._read(queue, delivery)
         ttl = self._policy.option(message, "dead_message_ttl", self._dead_message_ttl) if message else None
@@ -188,6 +198,8 @@ class ParkedMessages:
     async def _sweep_for_ever(self, session: Session) -> None:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL * random.uniform(0.5, 1.5))
+            for queue in list(self._unwatched.values()):
+                await self.watch(session, queue)
             for queue in list(self._queues()):
                 try:
                     await self.sweep(session, queue)
@@ -238,6 +250,20 @@ class _Nobody:
 
     async def confirm(self, delivery: Delivery, answer: bytes) -> None:
         return
+
+
+async def _was_copied(session: Session, route: Route, delivery: Delivery) -> bool:
+    """Whether a worker died after it stored the copy that a message continues as, and before it removed the original.
+
+    The stream knows the copy's message id for a while, and looks there before it looks which id
+    came last, which keeps this from storing anything.
+    """
+    headers = {MSG_ID: delivery.copy_id, EXPECTED_LAST_ID: f"not {delivery.copy_id}"}
+    try:
+        receipt = await session.store(Publication(route.subject(""), b"", headers))
+    except ApiError:
+        return False
+    return receipt.duplicate
 
 
 async def _no_record(session: Session, delivery: Delivery) -> Record | None:

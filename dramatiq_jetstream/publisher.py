@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 
 from .errors import ApiError, BrokerConnectionError, StreamNotFound
 from .outbox import Outbox, Parcel
+from .threads import new_future
 from .wire import Publication
 
 #: Seconds without an answer after which a publish is repeated under its message id.
@@ -37,6 +38,7 @@ class _Waiter(NamedTuple):
     publication: Publication
     future: Future[Receipt]
     parcel: Parcel
+    repeated: bool = False
 
 
 class Publisher:
@@ -61,7 +63,7 @@ class Publisher:
         seconds; its Nats-Msg-Id makes the stream store it once.
         """
         token = str(next(self._tokens))
-        future: Future[Receipt] = Future()
+        future: Future[Receipt] = new_future()
 
         def failed(error: Exception) -> None:
             self._resolve(token, error)
@@ -77,12 +79,15 @@ class Publisher:
         token = reply.subject[len(self.inbox) :]
         waiter = self._pending.get(token)
         if waiter is not None:
-            self._resolve(token, _read_reply(reply, waiter.publication.subject))
+            outcome = _read_reply(reply, waiter.publication.subject)
+            if isinstance(outcome, ApiError):
+                outcome.repeated = waiter.repeated
+            self._resolve(token, outcome)
 
     def resume(self) -> None:
         """Repeat every publish that is not answered; on the loop."""
-        for waiter in list(self._pending.values()):
-            self._outbox.send(waiter.parcel)
+        for token in list(self._pending):
+            self._repeat(token)
 
     def watch(self) -> None:
         """Repeat, from now on, what stays unanswered for long; on the loop."""
@@ -91,7 +96,7 @@ class Publisher:
         def repeat() -> None:
             nonlocal seen
             for token in seen & self._pending.keys():
-                self._outbox.send(self._pending[token].parcel)
+                self._repeat(token)
             seen = set(self._pending)
             self._repeating = asyncio.get_running_loop().call_later(REPEAT_AFTER, repeat)
 
@@ -102,6 +107,13 @@ class Publisher:
         for token, waiter in list(self._pending.items()):
             if concerns(waiter.publication.subject):
                 self._resolve(token, error)
+
+    def _repeat(self, token: str) -> None:
+        # Its caller may give it up at any moment.
+        waiter = self._pending.get(token)
+        if waiter is not None:
+            self._pending[token] = waiter._replace(repeated=True)
+            self._outbox.send(waiter.parcel)
 
     def _resolve(self, token: str, outcome: Receipt | Exception) -> None:
         waiter = self._pending.pop(token, None)

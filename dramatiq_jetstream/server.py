@@ -126,6 +126,10 @@ class NatsServer:
             self._directory = None
         atexit.unregister(self.stop)
 
+    def wait(self, timeout: int) -> int | None:
+        """Wait up to `timeout` milliseconds for the server to exit by itself; its status, or None while it runs."""
+        return self._process.wait(timeout)
+
     def kill(self) -> None:
         """Kill the server with SIGKILL, as a crash would. Its store stays, for :meth:`start` or :meth:`restart`."""
         self._end(signal.SIGKILL)

@@ -203,6 +203,22 @@ class Session:
             "it may or may not be stored; check that the server is up, and send again if running twice does no harm"
         )
 
+    async def probe(self, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float) -> None:
+        """Send a request only to learn whether this user may; nobody needs to listen, or to answer in time.
+
+        Raises:
+          PermissionDenied: If the server does not let this user ask.
+        """
+        try:
+            await self.ask(subject, body, headers, timeout)
+        except (nats.errors.NoRespondersError, CallTimeout) as error:
+            self.logger.debug("Probing %r: %s", subject, error)
+
+    @property
+    def server_version(self) -> str:
+        """The version of the server that this is connected to; from any thread."""
+        return str(self.client._server_info.get("version", ""))
+
     async def call_api(self, operation: str, body: object = None) -> dict[str, Any]:
         """Call JetStream's API.
 

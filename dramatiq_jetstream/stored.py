@@ -7,7 +7,7 @@ import base64
 import calendar
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +27,9 @@ SEQUENCE_NOT_FOUND = 10057
 _SUBJECT = "Nats-Subject"
 _SEQUENCE = "Nats-Sequence"
 _TIMESTAMP = "Nats-Time-Stamp"
+
+#: Headers that a direct read adds to those of the message.
+OWN_HEADERS = frozenset({"Nats-Stream", "Nats-Num-Pending", "Nats-Last-Sequence", _SUBJECT, _SEQUENCE, _TIMESTAMP})
 
 
 class Stored(NamedTuple):
@@ -67,6 +70,24 @@ async def read(session: Session, stream: str, subject: str, start: int, count: i
     Raises:
       CallTimeout: If the answer is not complete within the timeout.
     """
+    return await _collect(session, stream, {"seq": start, "next_by_subj": subject, "batch": count})
+
+
+async def read_last(session: Session, stream: str, subjects: Sequence[str]) -> list[Stored]:
+    """Read the last message of each subject, up to 1,024 of them, from a stream with direct access.
+
+    Raises:
+      CallTimeout: If the answer is not complete within the timeout.
+    """
+    return await _collect(session, stream, {"multi_last": subjects}) if subjects else []
+
+
+async def next_of(session: Session, stream: str, subject: str, start: int) -> Stored | None:
+    """Get the first message on a subject from a sequence on, of any stream, or None if there is none."""
+    return await _get(session, stream, {"seq": start, "next_by_subj": subject})
+
+
+async def _collect(session: Session, stream: str, request: Mapping[str, object]) -> list[Stored]:
     found: list[Stored] = []
     complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -79,9 +100,8 @@ async def read(session: Session, stream: str, subject: str, start: int, count: i
             complete.set_result(None)
 
     inbox, subscription = await session.subscribe(collect)
-    request = json.dumps({"seq": start, "next_by_subj": subject, "batch": count}).encode()
     try:
-        await session.client.publish(f"{session.api}.DIRECT.GET.{stream}", request, inbox)
+        await session.client.publish(f"{session.api}.DIRECT.GET.{stream}", json.dumps(request).encode(), inbox)
         await asyncio.wait_for(complete, session.timeout)
     except asyncio.TimeoutError as error:
         raise CallTimeout(f"reading the stream {stream!r}: the answer did not arrive in time") from error
@@ -107,10 +127,24 @@ def walk(connection: Connection, stream: str, subject: str, after: int = 0) -> I
         after = page[-1].sequence
 
 
+def walk_slowly(connection: Connection, stream: str, subject: str, after: int = 0) -> Iterator[Stored]:
+    """Go through any stream, as :func:`walk` does, one message at a time."""
+    while True:
+        found = connection.call(partial(next_of, stream=stream, subject=subject, start=after + 1))
+        if found is None:
+            return
+        yield found
+        after = found.sequence
+
+
 async def get(session: Session, stream: str, sequence: int) -> Stored | None:
     """Get one message of any stream, or None if it is gone."""
+    return await _get(session, stream, {"seq": sequence})
+
+
+async def _get(session: Session, stream: str, request: Mapping[str, object]) -> Stored | None:
     try:
-        answer = await session.call_api(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
+        answer = await session.call_api(f"STREAM.MSG.GET.{stream}", request)
     except ApiError as error:
         if error.err_code == MESSAGE_NOT_FOUND:
             return None
@@ -118,7 +152,7 @@ async def get(session: Session, stream: str, sequence: int) -> Stored | None:
     message = answer["message"]
     headers = session.parse_headers(base64.b64decode(message.get("hdrs", "")))
     body = base64.b64decode(message.get("data", ""))
-    return Stored(sequence, message["subject"], headers, body, nanoseconds(message["time"]))
+    return Stored(message["seq"], message["subject"], headers, body, nanoseconds(message["time"]))
 
 
 async def delete(session: Session, stream: str, sequence: int) -> bool:

@@ -66,11 +66,13 @@ class Admin:
         """Request the next message with an empty body, over an inbox of its own, for it bears its own subject."""
         return self._call(self._client.request(subject, b"", CALL_TIMEOUT, old_style=True))
 
-    def publish(self, subject: str, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+    def publish(
+        self, subject: str, body: bytes = b"", headers: dict[str, str] | None = None, *, reply: str = ""
+    ) -> None:
         """Send a core NATS message; when this returns, the server has it."""
 
         async def publish() -> None:
-            await self._client.publish(subject, body, headers=headers)
+            await self._client.publish(subject, body, reply, headers=headers)
             await self._client.flush(CALL_TIMEOUT)
 
         self._call(publish())

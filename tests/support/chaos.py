@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -28,6 +28,9 @@ FORGETFUL = 2.0
 
 #: Seconds from the end of an actor to the moment when its acknowledgement is surely on its way.
 MOMENT = 0.5
+
+#: Seconds after which a worker is surely connected to a server that came back.
+RECONNECT = 2.0
 
 #: Kinds of messages: the actor, the steps, and the share of each among all.
 KINDS: dict[str, tuple[str, tuple[str, ...], int]] = {
@@ -195,7 +198,7 @@ class Chaos:
         for workers in [each for each in self._workers if not each.is_running]:
             self._workers.remove(workers)
         while len(self._workers) < self._places:
-            workers = self.application.workers(threads=4)
+            workers = self.application.workers(threads=4, FAULTS_SWEEP="2")
             self._workers.append(self._stack.enter_context(workers))
 
     def _pause(self, seconds: float) -> None:
@@ -227,7 +230,7 @@ class Chaos:
         account = Account(sent=len(self.confirmed), unconfirmed=self.unconfirmed, dead=Counter(dead.values()))
         for key, message_id in self.confirmed.items():
             runs = _runs(notes[key])
-            complete = [run for run in runs if run.end]
+            complete = [run for run in runs if run.end < math.inf]
             account.completed += bool(complete)
             if not complete and message_id not in dead:
                 account.lost.append(key)
@@ -240,7 +243,7 @@ class Chaos:
 class _Run(NamedTuple):
     pid: int
     start: float
-    end: float | None
+    end: float
 
 
 def _runs(notes: list[Note]) -> list[_Run]:
@@ -248,12 +251,18 @@ def _runs(notes: list[Note]) -> list[_Run]:
     starts = [note for note in notes if note.what == "start"]
     ends = {note.pid: note.at for note in notes if note.what == "end"}
     last = {note.pid: note.at for note in starts}
-    return [_Run(note.pid, note.at, ends.get(note.pid) if last[note.pid] == note.at else None) for note in starts]
+    return [
+        _Run(note.pid, note.at, ends.get(note.pid, math.inf) if last[note.pid] == note.at else math.inf)
+        for note in starts
+    ]
 
 
 def _suicides(key: str, notes: list[Note]) -> list[Fault]:
-    deaths = [run for run in _runs(notes) if key.startswith("deadly") and not run.end]
-    return [Fault("its worker was killed by another message", frozenset([run.pid]), run.start, run.start) for run in deaths]
+    deaths = [run for run in _runs(notes) if key.startswith("deadly") and run.end == math.inf]
+    return [
+        Fault("its worker was killed by another message", frozenset([run.pid]), run.start, run.start + MOMENT)
+        for run in deaths
+    ]
 
 
 def _judge(account: Account, faults: list[Fault], key: str, run: _Run, what: str) -> None:
@@ -262,19 +271,19 @@ def _judge(account: Account, faults: list[Fault], key: str, run: _Run, what: str
     if reasons:
         account.duplicates[f"{reasons[0]}{what}"] += 1
     else:
-        account.unexplained.append(f"{key}: {run}{what}")
+        near = [fault for fault in faults if fault.begin - 5 < run.end < fault.end + 5]
+        account.unexplained.append(f"{key}: {run}{what}; near it: {near}")
 
 
 def _explains(fault: Fault, run: _Run) -> bool:
     """Whether a fault kept the acknowledgement of a complete run from being made, or the lease from being renewed."""
-    assert run.end is not None
     if fault.pids and run.pid not in fault.pids:
         return False
     if fault.pids and "frozen" in fault.kind:
         return fault.begin <= run.end + MOMENT and fault.end >= run.start
     if fault.pids:
         return run.end <= fault.end and fault.begin <= run.end + MOMENT
-    return run.start <= fault.end and fault.begin <= run.end + FORGETFUL
+    return run.start <= fault.end + RECONNECT and fault.begin <= run.end + FORGETFUL
 
 
 class _Noting:
@@ -305,5 +314,3 @@ FAULTS = [
     "restart_server",
     "freeze_server",
 ]
-
-ChooseFault = Callable[[], None]

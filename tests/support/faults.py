@@ -7,15 +7,19 @@ import os
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from dramatiq import Message
 
 from dramatiq_jetstream import JetStreamBroker, WorkQueue
+from dramatiq_jetstream.consumer import JetStreamConsumer
 from dramatiq_jetstream.dead_letters import DeadLetter
+from dramatiq_jetstream.delivery import JetStreamMessage
+from dramatiq_jetstream.errors import BrokerConnectionError
 from tests.support.admin import Admin
 from tests.support.bw import Program
 from tests.support.waiting import eventually
@@ -51,16 +55,22 @@ class Note(NamedTuple):
 def write_note(folder: Path, what: str, key: str, options: Mapping[str, Any] | None = None) -> None:
     """Write something down so that it outlives the process."""
     line = json.dumps(Note(what, key, os.getpid(), time.time(), dict(options or {}))) + "\n"
-    descriptor = os.open(folder / f"{os.getpid()}.notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(_file_of(folder, key), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
 
 
+def _file_of(folder: Path, key: str) -> Path:
+    """The file of a key's notes; many, so that reading those of one key takes no time."""
+    return folder / f"{zlib.crc32(key.encode()) % 512}.notes"
+
+
 def notes_of(folder: Path, key: str | None = None) -> list[Note]:
     """All notes, or those of one message, in the order of time."""
-    lines = (line for path in folder.glob("*.notes") for line in path.read_text().splitlines())
+    paths = folder.glob("*.notes") if key is None else [_file_of(folder, key)]
+    lines = (line for path in paths if path.exists() for line in path.read_text().splitlines())
     notes = (Note(*json.loads(line)) for line in lines)
     return sorted((note for note in notes if key in (None, note.key)), key=lambda note: note.at)
 
@@ -146,9 +156,7 @@ class Application:
         queues = {name: {"ack_wait": ACK_WAIT} for name in ("default", "once", "endless", "picky")}
         queues["tight"] = {"ack_wait": ACK_WAIT, "max_deliver": 2}
         self.settings = {"namespace": namespace, **settings, "queues": {**queues, **settings.get("queues", {})}}
-        self.broker = JetStreamBroker(url, **make_settings(self.settings))
-        for name in self.settings["queues"]:
-            self.broker.declare_queue(name)
+        self.broker = self._make_broker()
         self.admin = Admin(url)
         self._started = 0
 
@@ -160,6 +168,29 @@ class Application:
     ) -> None:
         self.broker.close()
         self.admin.close()
+
+    def redeclare(self, queue_name: str, **fields: Any) -> None:
+        """Change a queue's settings, before it was used."""
+        self.broker.close()
+        self.settings["queues"][queue_name] = {**self.settings["queues"].get(queue_name, {}), **fields}
+        self.broker = self._make_broker()
+
+    def rewire(self, url: str, **fields: Any) -> None:
+        """Have this process's broker use another way to the server, and other settings of the default queue."""
+        self.url = url
+        self.redeclare("default", **fields)
+
+    def configure(self, **settings: Any) -> None:
+        """Change settings of the broker."""
+        self.broker.close()
+        self.settings.update(settings)
+        self.broker = self._make_broker()
+
+    def _make_broker(self) -> JetStreamBroker:
+        broker = JetStreamBroker(self.url, **make_settings(self.settings))
+        for name in self.settings["queues"]:
+            broker.declare_queue(name)
+        return broker
 
     def workers(
         self,
@@ -176,6 +207,8 @@ class Application:
             "NATS_URL": url or self.url,
             "FAULTS_FOLDER": str(self.folder),
             "FAULTS_SETTINGS": json.dumps(self.settings),
+            # dramatiq's reload starts the "python" that it finds there.
+            "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]]),
             "dramatiq_worker_timeout": "50",
             "dramatiq_restart_delay": "200",
             **variables,
@@ -183,12 +216,10 @@ class Application:
         log = self.folder / f"workers-{self._started}.log"
         return Workers(log, environment, processes=processes, threads=threads, options=options)
 
-    def send(
-        self, key: str, *steps: str, actor: str = "run", delay: int | None = None, **options: Any
-    ) -> Message[Any]:
+    def send(self, key: str, *steps: str, actor: str = "run", delay: int | None = None, **options: Any) -> Message[Any]:
         """Enqueue a message."""
         queue = actor.partition("_")[2] or "default"
-        message = Message(
+        message: Message[Any] = Message(
             queue_name="default" if queue == "new" else queue,
             actor_name=actor,
             args=() if queue == "bound" else (key, *steps),
@@ -196,6 +227,18 @@ class Application:
             options=options,
         )
         return self.broker.enqueue(message, delay=delay)
+
+    def send_until_stored(self, key: str, *steps: str) -> None:
+        """Enqueue a message as soon as the server takes it."""
+
+        def stored() -> bool:
+            try:
+                self.send(key, *steps)
+            except BrokerConnectionError:
+                return False
+            return True
+
+        eventually(stored, SOON, message="a send")
 
     def release(self) -> None:
         """Let go of the actors that wait."""
@@ -245,3 +288,8 @@ class Application:
     def await_dead_letter(self, queue_name: str = "default", timeout: int = SOON) -> DeadLetter:
         """Wait for the first dead letter of a queue."""
         return eventually(lambda: self.dead_letters(queue_name), timeout, message="a dead letter")[0]
+
+
+def take(consumer: JetStreamConsumer) -> JetStreamMessage:
+    """The next message of a consumer."""
+    return cast(JetStreamMessage, eventually(lambda: next(consumer), SOON, message="a message"))

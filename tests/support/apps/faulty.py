@@ -1,6 +1,6 @@
 """An application whose messages say what shall happen to them: `dramatiq tests.support.apps.faulty`.
 
-Each actor takes a key and steps, and notes in a file of its process when it starts and ends.  A
+Each actor takes a key and steps, and notes in a file when it starts and ends.  A
 note is one write to a file opened for appending, so it outlives the process however that ends.
 """
 
@@ -21,7 +21,13 @@ import dramatiq
 from dramatiq import Broker, Message, MessageProxy, Middleware
 from dramatiq.middleware import CurrentMessage, default_middleware
 
-from dramatiq_jetstream import JetStreamBroker
+from dramatiq_jetstream import JetStreamBroker, parked
+from dramatiq_jetstream.burial import End, Graveyard
+from dramatiq_jetstream.connection import Connection
+from dramatiq_jetstream.publisher import Receipt
+from dramatiq_jetstream.session import Session
+from dramatiq_jetstream.topology import Route
+from dramatiq_jetstream.wire import Publication
 from tests.support.faults import make_settings, notes_of, write_note
 
 FOLDER = Path(os.environ["FAULTS_FOLDER"])
@@ -109,6 +115,8 @@ def freeze(key: str) -> None:
     """Stop the own process, in the first attempt; only a signal from outside continues it."""
     if attempts(key) <= 1:
         os.kill(os.getpid(), signal.SIGSTOP)
+        # The kernel stops one thread after the other, and this one perhaps not first.
+        threading.Event().wait(0.5)
 
 
 STEPS: dict[str, Callable[..., None]] = {
@@ -121,28 +129,62 @@ def attempts(key: str) -> int:
     return sum(note.what == "start" for note in notes_of(FOLDER, key))
 
 
-def perform(key: str, *steps: str) -> str:
+def perform(key: str, *steps: str) -> None:
     message = CurrentMessage.get_current_message()
     write_note(FOLDER, "start", key, options=dict(message.options) if message else {})
     for step in steps:
         name, *arguments = step.split(":")
         STEPS[name](key, *arguments)
     write_note(FOLDER, "end", key)
-    return key
 
+
+def die_between(stored: str) -> None:
+    """Have the process die once it has stored a copy, or a dead letter, and before it removes the original."""
+    if stored == "copy":
+        publish = Connection.publish
+
+        def publish_and_die(self: Connection, publication: Publication) -> Receipt:
+            publish(self, publication)
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise AssertionError("still alive")
+
+        Connection.publish = publish_and_die  # type: ignore[method-assign]
+    else:
+        store = Graveyard.store
+
+        async def store_and_die(self: Graveyard, session: Session, route: Route, end: End) -> None:
+            await store(self, session, route, end)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        Graveyard.store = store_and_die  # type: ignore[method-assign]
+
+
+if "FAULTS_DIE_BETWEEN" in os.environ:
+    die_between(os.environ["FAULTS_DIE_BETWEEN"])
+
+parked.SWEEP_INTERVAL = float(os.environ.get("FAULTS_SWEEP", parked.SWEEP_INTERVAL))
 
 QUICK: dict[str, Any] = {"min_backoff": 50, "max_backoff": 100}
 
-run = dramatiq.actor(perform, actor_name="run", max_retries=3, **QUICK)
-run_once = dramatiq.actor(perform, actor_name="run_once", queue_name="once", max_retries=0)
-run_tight = dramatiq.actor(perform, actor_name="run_tight", queue_name="tight", max_retries=5, **QUICK)
-run_endless = dramatiq.actor(perform, actor_name="run_endless", queue_name="endless", max_retries=None, **QUICK)
-run_picky = dramatiq.actor(
-    perform, actor_name="run_picky", queue_name="picky", retry_when=lambda retries, exception: retries < 24, **QUICK
-)
+
+def actor(name: str, **options: Any) -> dramatiq.Actor[..., None]:
+    """Declare an actor that performs its steps."""
+    declare: Any = dramatiq.actor
+    declared: dramatiq.Actor[..., None] = declare(perform, actor_name=name, **options)
+    return declared
+
+
+run = actor("run", max_retries=3, **QUICK)
+run_once = actor("run_once", queue_name="once", max_retries=0)
+run_tight = actor("run_tight", queue_name="tight", max_retries=5, **QUICK)
+run_endless = actor("run_endless", queue_name="endless", max_retries=None, **QUICK)
+run_picky = actor("run_picky", queue_name="picky", retry_when=lambda retries, exception: retries < 24, **QUICK)
 
 if os.environ.get("FAULTS_VERSION") == "new":
-    run_new = dramatiq.actor(perform, actor_name="run_new", max_retries=3, **QUICK)
+    run_new = actor("run_new", max_retries=3, **QUICK)
 
 if "bound" in broker.settings.queues:
-    run_bound = dramatiq.actor(perform, actor_name="run_bound", queue_name="bound", max_retries=10, **QUICK)
+
+    @dramatiq.actor(queue_name="bound", max_retries=10, min_backoff=50, max_backoff=100)
+    def run_bound(key: str, steps: list[str]) -> None:
+        perform(key, *steps)

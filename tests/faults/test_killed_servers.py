@@ -1,0 +1,71 @@
+"""Servers that are killed, restarted and frozen: confirmed sends survive, delivery resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from dramatiq_jetstream import NatsServer
+from dramatiq_jetstream.errors import BrokerConnectionError
+from tests.faults.test_kill_loop import SEED, check
+from tests.support.chaos import Chaos
+from tests.support.faults import Application
+
+
+def test_empty_queue_is_refilled_after_the_server_was_killed(
+    own_server: NatsServer, own_application: Application
+) -> None:
+    with own_application.workers() as workers:
+        own_application.send("before")
+        own_application.await_notes("end", "before")
+        own_application.await_empty()
+        own_server.kill()
+        own_server.start()
+
+        own_application.send("after")
+        own_application.await_notes("end", "after")
+        own_application.await_empty()
+        assert workers.is_running
+
+
+def test_pulling_resumes_after_a_restart_of_the_server(own_server: NatsServer, own_application: Application) -> None:
+    with own_application.workers() as workers:
+        for number in range(3):
+            own_server.restart()
+            own_application.send(f"message {number}")
+            own_application.await_notes("end", f"message {number}")
+        own_application.await_empty()
+        assert workers.is_running
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", ["kill_server", "restart_server", "freeze_server"])
+def test_confirmed_sends_survive_under_load(own_server: NatsServer, own_application: Application, kind: str) -> None:
+    with Chaos(own_server, own_application, SEED) as chaos:
+        chaos.round(faults=3, kinds=[kind])
+        chaos.drain()
+        check(chaos.account())
+
+
+@pytest.mark.faults
+def test_frozen_server_makes_sending_fail_in_time_and_work_again(
+    own_server: NatsServer, own_application: Application
+) -> None:
+    own_application.configure(timeout=1_000)
+    own_application.send("before")
+    with own_application.workers() as workers:
+        own_application.await_notes("end", "before")
+        os.kill(own_server.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(BrokerConnectionError, match="within 1000 ms"):
+                own_application.send("meanwhile")
+            # Long enough for both clients to notice that nothing answers.
+            workers.await_line("Lost the connection")
+        finally:
+            os.kill(own_server.pid, signal.SIGCONT)
+
+        own_application.send_until_stored("after")
+        own_application.await_notes("end", "after")
+        assert workers.is_running
