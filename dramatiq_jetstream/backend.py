@@ -8,6 +8,7 @@ from typing import Any
 from .broker import JetStreamBroker
 from .connection import Connection
 from .key_value import KeyValue
+from .link import RESERVED_OPTIONS
 from .names import Names
 from .settings import BrokerSettings
 
@@ -23,7 +24,7 @@ class Bucket:
       options(dict): Further settings of a connection of one's own, as for the broker.
 
     Raises:
-      ValueError: If there are settings for a connection besides a broker.
+      ValueError: If there are settings for a connection besides a broker, or unfit ones.
     """
 
     def __init__(
@@ -36,8 +37,12 @@ class Bucket:
     ) -> None:
         if broker is not None and (url or options):
             raise ValueError("give the backend a broker, whose connection it shares, or settings of its own, not both")
+        reserved = sorted(RESERVED_OPTIONS & options.keys())
+        if reserved:
+            raise ValueError(f"the backend sets these connect options itself: {', '.join(reserved)}")
         connection = broker.connection if broker else Connection(BrokerSettings.of(url, options))
         names = broker.names if broker else Names()
+        self._connection = connection
         self._own = None if broker else connection
         self.values = KeyValue(
             connection,
@@ -45,6 +50,10 @@ class Bucket:
             replicas=connection.settings.replicas,
             managed=connection.settings.declare == "auto",
         )
+
+    def is_on(self, connection: Connection) -> bool:
+        """Whether it is kept by the servers of a connection that it shares."""
+        return self._own is None and self._connection is connection
 
     def close(self) -> None:
         """Close the connection, if it is not the broker's."""

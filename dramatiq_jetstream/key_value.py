@@ -24,7 +24,12 @@ T = TypeVar("T")
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 WRONG_LAST_SEQUENCE = 10071
+EXPECTED_ID = "Nats-Expected-Last-Msg-Id"
+WRONG_LAST_ID = 10070
 MESSAGE_NOT_FOUND = 10037
+
+#: A message id that no write has.
+NO_ID = "none"
 
 #: The milliseconds before the first repetition of a write that lost a race, doubled each time up
 #: to the second; a random part of it is waited, so that the losers do not meet again.
@@ -168,21 +173,37 @@ class KeyValue:
 
     async def write(self, session: Session, key: str, value: bytes, ttl: int, revision: int | None = None) -> bool:
         """Set a key; with a revision, only if that is its last, and tell whether it was; on the loop."""
-        # A repeated write must not find its own first copy and take it for somebody else's.
         headers = {MSG_ID: secrets.token_hex(12), TTL: str(max(math.ceil(ttl / 1000), 1))}
         if revision is not None:
             headers[EXPECTED] = str(revision)
-        subject = self._subject(key)
-        if session.settings.domain:
-            subject = f"{session.api}.{subject}"
-        publication = Publication(subject, value, headers)
+        publication = self._publication(session, key, value, headers)
         try:
             await self._with_bucket(session, lambda: session.store(publication))
         except ApiError as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise
-            return False
+            return error.repeated and await self._was_stored(session, key, headers[MSG_ID])
         return True
+
+    async def _was_stored(self, session: Session, key: str, message_id: str) -> bool:
+        """Whether a write whose answer got lost was stored, whoever wrote the key since.
+
+        The server looks at a key's revision before it looks at message ids, so a repeated write fails
+        on its own first copy.  It looks at the stream's last message id after that, so this tells
+        whether the write's id is known, and stores nothing.
+        """
+        headers = {MSG_ID: message_id, EXPECTED_ID: NO_ID}
+        try:
+            return (await session.store(self._publication(session, key, b"", headers))).duplicate
+        except ApiError as error:
+            if error.err_code != WRONG_LAST_ID:
+                raise
+            return False
+
+    def _publication(self, session: Session, key: str, value: bytes, headers: dict[str, str]) -> Publication:
+        subject = self._subject(key)
+        # The subjects of buckets in another domain are reached through its API.
+        return Publication(f"{session.api}.{subject}" if session.settings.domain else subject, value, headers)
 
     async def write_all(self, session: Session, keys: Sequence[str], value: bytes, ttl: int) -> None:
         """Do what :meth:`put_all` does, on the loop."""

@@ -1,4 +1,4 @@
-"""The only module that owns a thread and an asyncio loop."""
+"""The only module that owns an asyncio loop; it runs on a thread of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
+
+from .threads import new_future, run_on, start_thread
 
 try:
     from uvloop import new_event_loop
@@ -27,14 +29,16 @@ class LoopThread:
     """
 
     def __init__(self, name: str) -> None:
-        self.loop = new_event_loop()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        started: Future[None] = new_future()
+        self.loop: asyncio.AbstractEventLoop
+        self._ident: int | None = None
+        self._join = start_thread(lambda: self._run(started), name)
+        started.result()
 
     @property
     def is_current(self) -> bool:
         """Whether the caller runs on the loop's own thread."""
-        return threading.current_thread() is self._thread
+        return threading.get_native_id() == self._ident
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
         """Run a callback on the loop.  Raises RuntimeError if the loop is closed."""
@@ -45,15 +49,23 @@ class LoopThread:
         if self.is_current:
             coroutine.close()
             raise RuntimeError("a call from the loop's own thread would wait for itself for ever")
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        return run_on(self.loop, coroutine)
 
     def stop(self) -> None:
         """Cancel what still runs, close the loop and end the thread."""
         self.call_soon(self.loop.stop)
-        self._thread.join(STOP_TIMEOUT)
+        self._join(STOP_TIMEOUT)
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
+    def _run(self, started: Future[None]) -> None:
+        self._ident = threading.get_native_id()
+        try:
+            # Here, for it may belong to the thread that makes it.
+            self.loop = new_event_loop()
+            asyncio.set_event_loop(self.loop)
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(None)
         try:
             self.loop.run_forever()
         finally:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dramatiq import Encoder, Message
+from dramatiq.common import q_name
 from dramatiq.results import ResultBackend, ResultMissing, ResultTimeout
 from dramatiq.results.backend import DEFAULT_TIMEOUT, Missing
 from dramatiq.results.result import wrap_exception
@@ -49,7 +50,8 @@ class JetStreamBackend(ResultBackend):
         use_namespace_prefix_keys: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(namespace=namespace, encoder=encoder, use_namespace_prefix_keys=use_namespace_prefix_keys)
+        super().__init__(namespace=namespace, encoder=encoder)
+        self.use_namespace_prefix_keys = use_namespace_prefix_keys
         self._bucket = Bucket("results", bucket, url, broker, options)
 
     def get_result(self, message: Message[Any], *, block: bool = False, timeout: int | None = None) -> Any:
@@ -80,6 +82,13 @@ class JetStreamBackend(ResultBackend):
         if data is None:
             raise ResultTimeout(message)
         return self.unwrap_result(self.encoder.decode(data))  # type: ignore[no-untyped-call]
+
+    def build_message_key(self, message: Message[Any]) -> str:
+        """Given a message, return its globally-unique key."""
+        if not self.use_namespace_prefix_keys:
+            return super().build_message_key(message)
+        # dramatiq 1 does not know the option.
+        return ":".join((self.namespace, q_name(message.queue_name), message.actor_name, message.message_id))
 
     def close(self) -> None:
         """Close the connection, if it is not the broker's."""

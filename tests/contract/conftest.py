@@ -11,7 +11,10 @@ from dramatiq.brokers.stub import StubBroker
 from dramatiq.middleware import CurrentMessage, default_middleware
 
 from dramatiq_jetstream import JetStreamBroker
+from tests.contract.backends import limits, results
 from tests.contract.helpers import AnyBroker, Recorder, StartWorker
+
+__all__ = ["limits", "results"]
 
 
 def make_middleware() -> list[Middleware]:
