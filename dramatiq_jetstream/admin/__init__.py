@@ -1,0 +1,61 @@
+"""Looking after queues: plain functions that any program can call, and frozen dataclasses that they return.
+
+Each takes a :class:`~dramatiq_jetstream.JetStreamBroker`, whose queues it looks after.  A broker of an
+application has them declared; :func:`discover` declares those that a server has.  Times are integer
+milliseconds, and moments UNIX milliseconds.  Nothing here prints.
+"""
+
+from __future__ import annotations
+
+from .dead import DeadFilter, DeadSummary, Requeued, purge_dead, requeue_dead, select_dead, summarise_dead
+from .delays import DelayedView, cancel_delayed, list_delayed, run_delayed
+from .doctor import Finding, examine
+from .events import Event, follow_events, read_event
+from .messages import StoredView, find_message, peek, show
+from .plan import Checked, Warned, check, make, nats_commands, update, warnings
+from .queues import FOR_EVER, QueueView, discover, pause, purge, rates, resume, sample, total, view, views
+from .roles import ROLES, Probe, probe
+
+__all__ = [
+    "FOR_EVER",
+    "ROLES",
+    "Checked",
+    "DeadFilter",
+    "DeadSummary",
+    "DelayedView",
+    "Event",
+    "Finding",
+    "Probe",
+    "QueueView",
+    "Requeued",
+    "StoredView",
+    "Warned",
+    "cancel_delayed",
+    "check",
+    "discover",
+    "examine",
+    "find_message",
+    "follow_events",
+    "list_delayed",
+    "make",
+    "nats_commands",
+    "pause",
+    "peek",
+    "probe",
+    "purge",
+    "purge_dead",
+    "rates",
+    "read_event",
+    "requeue_dead",
+    "resume",
+    "run_delayed",
+    "sample",
+    "select_dead",
+    "show",
+    "summarise_dead",
+    "total",
+    "update",
+    "view",
+    "views",
+    "warnings",
+]

@@ -1,0 +1,82 @@
+"""Messages that the server holds back, across queues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from .. import delayed
+from ..broker import JetStreamBroker
+from ..delayed import DelayedMessage
+
+
+@dataclass(frozen=True)
+class DelayedView:
+    """A message that is held back.
+
+    Parameters:
+      queue(str): The queue.
+      sequence(int): Its sequence in the queue's stream.
+      actor(str): The actor it is for, if it can be decoded.
+      message_id(str): dramatiq's id of it, if it can be decoded.
+      args(tuple): Its positional arguments.
+      kwargs(dict): Its keyword arguments.
+      due(int): When it is due, in UNIX milliseconds.
+    """
+
+    queue: str
+    sequence: int
+    actor: str | None
+    message_id: str | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    due: int
+
+
+def list_delayed(broker: JetStreamBroker, queue_names: Sequence[str] | None = None) -> Iterator[DelayedView]:
+    """Go through the messages that are held back, queue by queue, in the order they were sent.
+
+    Parameters:
+      broker(JetStreamBroker): The broker.
+      queue_names(Sequence[str]): Only those of these queues.
+
+    Raises:
+      QueueNotFound: If a given queue was never declared.
+    """
+    for queue_name in _delaying(broker, queue_names):
+        for waiting in broker.delayed(queue_name):
+            yield _view(queue_name, waiting)
+
+
+def cancel_delayed(broker: JetStreamBroker, message_id: str) -> bool:
+    """Cancel what is held back of a message in any declared queue, and tell whether there was anything."""
+    routes = [broker.queue(queue_name).route for queue_name in _delaying(broker, None)]
+    held = [broker.connection.call(partial(delayed.cancel, route=route, message_id=message_id)) for route in routes]
+    return sum(held) > 0
+
+
+def run_delayed(broker: JetStreamBroker, message_id: str) -> bool:
+    """Have a message that is held back in any declared queue delivered now, and tell whether there was one."""
+    routes = [broker.queue(queue_name).route for queue_name in _delaying(broker, None)]
+    held = [broker.connection.call(partial(delayed.run_now, route=route, message_id=message_id)) for route in routes]
+    return sum(held) > 0
+
+
+def _delaying(broker: JetStreamBroker, queue_names: Sequence[str] | None) -> list[str]:
+    names = sorted(broker.get_declared_queues()) if queue_names is None else queue_names
+    return [name for name in names if not broker.queue(name).route.settings.bound]
+
+
+def _view(queue_name: str, waiting: DelayedMessage) -> DelayedView:
+    message = waiting.message
+    return DelayedView(
+        queue=queue_name,
+        sequence=waiting.sequence,
+        actor=message.actor_name if message else None,
+        message_id=message.message_id if message else None,
+        args=tuple(message.args) if message else (),
+        kwargs=dict(message.kwargs) if message else {},
+        due=waiting.due,
+    )

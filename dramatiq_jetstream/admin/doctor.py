@@ -1,0 +1,212 @@
+"""Looking for what is wrong, and saying what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from dramatiq.common import current_millis
+
+from .. import counts, stored
+from ..broker import JetStreamBroker
+from ..errors import BrokerError, ConnectionFailed, PermissionDenied
+from ..session import Session
+from ..topology import Route
+from . import plan
+from .queues import QueueView, views
+from .roles import probe
+
+#: Milliseconds by which clocks may differ.  Delays are due by the sender's clock.
+MAX_SKEW = 1_000
+
+#: The part of a limit that may be used before it is worth a word.
+NEARLY_FULL = 0.8
+
+#: Milliseconds without a pull, a delivery or an acknowledgement after which nobody seems to work.
+SILENT = 60_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Parameters:
+      level(str): ``"ok"``, ``"note"``, ``"warning"`` or ``"problem"``; the last two need somebody.
+      check(str): What was looked at, such as ``"drift"``.
+      subject(str): On which thing.
+      text(str): What was found.
+      advice(str): What to do about it; None if nothing.
+    """
+
+    level: str
+    check: str
+    subject: str
+    text: str
+    advice: str | None = None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether somebody should do something."""
+        return self.level in ("warning", "problem")
+
+
+def examine(broker: JetStreamBroker, roles: Sequence[str] = (), *, drift: bool = True) -> Iterator[Finding]:
+    """Look at everything that is known to go wrong.
+
+    Parameters:
+      broker(JetStreamBroker): The broker.
+      roles(Sequence[str]): Whose permissions to try, of :data:`ROLES`.
+      drift(bool): Whether what the server has is compared with what is declared here; without the
+        application there is nothing to compare with.
+
+    Raises:
+      ConnectionFailed: If the server cannot be reached.
+    """
+    broker.connection.session()
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("server", lambda: _server(broker)),
+        ("limits", lambda: _limits(broker)),
+        ("clock", lambda: _clock(broker)),
+        ("permissions", lambda: _permissions(broker, roles)),
+        ("drift", lambda: _drift(broker) if drift else iter(())),
+        ("queues", lambda: _queues(broker)),
+        ("replicas", lambda: _replicas(broker)),
+    ]
+    for name, check in checks:
+        yield from _guarded(name, check)
+
+
+def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check that cannot be made is a finding, too."""
+    try:
+        yield from check()
+    except ConnectionFailed:
+        raise
+    except PermissionDenied as error:
+        yield Finding("problem", name, "server", str(error), "give this user the permission it lacks, and look again")
+    except BrokerError as error:
+        yield Finding("problem", name, "server", str(error), "look at the server's log, and look again")
+
+
+def _server(broker: JetStreamBroker) -> Iterator[Finding]:
+    session = broker.connection.session()
+    yield Finding("ok", "server", session.link.address, f"nats-server {session.server_version} answers, with JetStream")
+
+
+def _limits(broker: JetStreamBroker) -> Iterator[Finding]:
+    account = broker.connection.call(lambda session: session.call_api("INFO"))
+    limits = account.get("limits") or {}
+    used = (
+        ("streams", account.get("streams", 0), limits.get("max_streams", -1)),
+        ("consumers", account.get("consumers", 0), limits.get("max_consumers", -1)),
+        ("bytes of file storage", account.get("storage", 0), limits.get("max_storage", -1)),
+        ("bytes of memory storage", account.get("memory", 0), limits.get("max_memory", -1)),
+    )
+    full = [usage for usage in used if usage[2] > 0 and usage[1] >= NEARLY_FULL * usage[2]]
+    for what, amount, limit in full:
+        text = f"{amount:,} of {limit:,} {what} are used"
+        yield Finding("warning", "limits", "account", text, "raise the account's limit, or remove what is not needed")
+    if not full:
+        yield Finding("ok", "limits", "account", f"{used[0][1]} streams and {used[1][1]} consumers, below all limits")
+
+
+def _clock(broker: JetStreamBroker) -> Iterator[Finding]:
+    routes = [broker.queue(name).route for name in sorted(broker.get_declared_queues())]
+    skews = (broker.connection.call(partial(_skew, route=route)) for route in routes)
+    skew = next((skew for skew in skews if skew is not None), None)
+    if skew is None:
+        yield Finding("note", "clock", "this machine", "the server says what time it is only of a stream, and has none")
+    elif abs(skew) > MAX_SKEW:
+        behind = "behind" if skew > 0 else "ahead of"
+        text = f"the clock is {abs(skew) / 1000:.1f} s {behind} the server's"
+        yield Finding(
+            "warning", "clock", "this machine", text, "synchronise both with NTP: delays are due by the sender's"
+        )
+    else:
+        yield Finding("ok", "clock", "this machine", f"the clock agrees with the server's to {abs(skew)} ms")
+
+
+async def _skew(session: Session, route: Route) -> int | None:
+    """The milliseconds by which the server's clock is ahead, as far as the way there and back lets one know."""
+    before = current_millis()
+    said = (await counts.inspect(session, route)).stream.get("ts")
+    after = current_millis()
+    if said is None:
+        return None
+    server = stored.nanoseconds(said) // 1_000_000
+    return 0 if before <= server <= after else server - (before if server < before else after)
+
+
+def _permissions(broker: JetStreamBroker, roles: Sequence[str]) -> Iterator[Finding]:
+    for role in roles:
+        denied = [probed for probed in probe(broker, [role]) if not probed.allowed]
+        for probed in denied:
+            advice = f"allow the user to publish to {probed.subject!r}"
+            yield Finding("problem", "permissions", role, probed.error or "it is denied", advice)
+        if not denied:
+            yield Finding("ok", "permissions", role, "this user may do what the role needs")
+
+
+def _drift(broker: JetStreamBroker) -> Iterator[Finding]:
+    checked = plan.check(broker)
+    for part in checked:
+        subject = f"{part.piece.kind} {part.piece.label}"
+        if part.state == "missing":
+            yield Finding("warning", "drift", subject, "it is not on the server", "run 'dramatiq-jetstream setup'")
+        elif part.state == "differs":
+            text = "; ".join(map(str, part.differences))
+            advice = "declare it as the server has it, or run 'dramatiq-jetstream setup --apply-updates'"
+            yield Finding("problem", "drift", subject, text, advice)
+    if all(part.state == "fits" for part in checked):
+        yield Finding("ok", "drift", "server", f"all {len(checked)} streams and consumers fit what is declared")
+
+
+def _queues(broker: JetStreamBroker) -> Iterator[Finding]:
+    for view in views(broker):
+        found = list(_queue(view))
+        yield from found or [Finding("ok", "queues", view.queue, "nothing is parked, and somebody works or is idle")]
+
+
+def _queue(view: QueueView) -> Iterator[Finding]:
+    if view.parked:
+        yield Finding(
+            "warning",
+            "parked",
+            view.queue,
+            f"{view.parked} messages are out of attempts and still in the stream",
+            "start a worker of this queue, which makes dead letters of them; in a stream of somebody else, look at "
+            f"them with 'dramatiq-jetstream peek {view.queue}'",
+        )
+    if view.paused:
+        advice = f"if that is over, run 'dramatiq-jetstream resume {view.queue}'"
+        yield Finding("note", "paused", view.queue, "the queue is paused", advice)
+    elif view.missing:
+        advice = "run 'dramatiq-jetstream setup', or start a worker"
+        yield Finding("warning", "queues", view.queue, f"its {view.missing} is not on the server", advice)
+    elif view.ready and not view.pulls and (view.active is None or view.active > SILENT):
+        text = f"{view.ready} messages wait, and no worker asks for them"
+        yield Finding(
+            "problem", "pulls", view.queue, text, "start workers of this queue, or look at the ones there are"
+        )
+    if view.dead:
+        advice = f"look at them with 'dramatiq-jetstream dead list --queue {view.queue}'"
+        yield Finding("note", "dead letters", view.queue, f"{view.dead} dead letters", advice)
+
+
+def _replicas(broker: JetStreamBroker) -> Iterator[Finding]:
+    routes = [broker.queue(name).route for name in sorted(broker.get_declared_queues())]
+    single = {route.stream for route in routes if broker.connection.call(partial(_single, route=route))}
+    for stream in sorted(single):
+        advice = f"run 'nats stream edit {stream} --replicas 3', and declare replicas=3"
+        yield Finding(
+            "warning", "replicas", stream, "one server of the cluster keeps it: if that is lost, so is it", advice
+        )
+    if not single:
+        yield Finding("ok", "replicas", "streams", "each is kept by several servers, or there is only one server")
+
+
+async def _single(session: Session, route: Route) -> bool:
+    """Whether only one server of a cluster keeps a queue's stream."""
+    stream = (await counts.inspect(session, route)).stream
+    return bool((stream.get("cluster") or {}).get("name")) and stream["config"].get("num_replicas", 1) == 1

@@ -1,0 +1,281 @@
+"""Queues as they stand on the server; pause, resume, purge."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any
+
+from dramatiq.common import current_millis
+
+from .. import counts, stored
+from ..broker import JetStreamBroker
+from ..counts import QueueState
+from ..errors import ConsumerNotFound, StreamNotFound
+from ..session import Session
+from ..stored import Stored
+from ..topology import Route
+
+#: How long a pause without an end lasts, in milliseconds: a hundred years.
+FOR_EVER = 36_525 * 86_400_000
+
+#: How many messages that workers hold are asked about one by one; of more, the share is taken.
+SAMPLE = 1_024
+
+
+@dataclass(frozen=True)
+class QueueView:
+    """One queue.
+
+    Parameters:
+      queue(str): dramatiq's name of the queue.
+      stream(str): Its stream.
+      consumer(str): Its durable consumer.
+      missing(str): What is not on the server, ``"stream"`` or ``"consumer"``, if anything.
+      ready(int): How many messages wait for a worker.
+      running(int): How many workers hold.
+      retrying(int): How many wait for a retry; beyond 1,024 held messages an estimate.
+      delayed(int): How many the server holds back until their time.
+      parked(int): How many are out of attempts and still in the stream.
+      dead(int): How many are dead letters.
+      redelivered(int): How many were delivered more than once, of those not done yet.
+      oldest(int): The milliseconds since the oldest message was stored, delayed ones aside.
+      pulls(int): How many pull requests of workers wait at the server; a busy worker has none.
+      active(int): The milliseconds since a message was last delivered or acknowledged.
+      paused(bool): Whether it is paused.
+      paused_for(int): For how many milliseconds more.
+      received(int): How many messages its stream ever stored.
+      finished(int): How many of them are gone from it.
+      taken_at(int): When this was seen, in UNIX milliseconds.
+      rate_in(float): Messages stored a second, if it was looked at twice.
+      rate_out(float): Messages removed a second.
+    """
+
+    queue: str
+    stream: str
+    consumer: str
+    missing: str | None
+    ready: int
+    running: int
+    retrying: int
+    delayed: int
+    parked: int
+    dead: int
+    redelivered: int
+    oldest: int | None
+    pulls: int
+    active: int | None
+    paused: bool
+    paused_for: int | None
+    received: int
+    finished: int
+    taken_at: int
+    rate_in: float | None = None
+    rate_out: float | None = None
+
+
+#: The columns that can be summed up.
+SUMS = ("ready", "running", "retrying", "delayed", "parked", "dead", "redelivered", "pulls", "received", "finished")
+
+
+def discover(broker: JetStreamBroker) -> list[str]:
+    """Declare the queues that the server has in the broker's namespace.
+
+    A queue in a stream of somebody else cannot be told from the server, nor can one whose name is too long
+    to be the name of a stream.
+
+    Raises:
+      BrokerConnectionError: If the server cannot be reached.
+
+    Returns:
+      list[str]: Their names.
+    """
+    found = [broker.names.queue_name(stream) for stream in broker.connection.call(partial(_streams, broker=broker))]
+    queue_names = sorted(name for name in found if name is not None)
+    for queue_name in queue_names:
+        broker.declare_queue(queue_name)
+    return queue_names
+
+
+def views(broker: JetStreamBroker) -> list[QueueView]:
+    """Look at every declared queue."""
+    return [view(broker, queue_name) for queue_name in sorted(broker.get_declared_queues())]
+
+
+def view(broker: JetStreamBroker, queue_name: str) -> QueueView:
+    """Look at a queue.
+
+    Raises:
+      QueueNotFound: If it was never declared.
+      BrokerConnectionError: If the server cannot be reached.
+    """
+    return broker.connection.call(partial(_view, broker=broker, route=broker.queue(queue_name).route))
+
+
+def rates(earlier: Iterable[QueueView], later: Iterable[QueueView]) -> list[QueueView]:
+    """Complete views with what changed since earlier ones."""
+    before = {view.queue: view for view in earlier}
+    return [_rated(before[view.queue], view) if view.queue in before else view for view in later]
+
+
+def total(views: Sequence[QueueView]) -> dict[str, Any]:
+    """Sum up views, by their fields' names."""
+    sums: dict[str, Any] = {name: sum(getattr(view, name) for view in views) for name in SUMS}
+    for name in ("rate_in", "rate_out"):
+        known = [getattr(view, name) for view in views if getattr(view, name) is not None]
+        sums[name] = sum(known) if known else None
+    sums["oldest"] = max((view.oldest for view in views if view.oldest is not None), default=None)
+    return sums
+
+
+def pause(broker: JetStreamBroker, queue_name: str, duration: int | None = None) -> None:
+    """Keep all workers from getting messages of a queue; what they hold they finish.
+
+    It is the server that pauses, so this survives restarts of workers and servers.
+
+    Parameters:
+      broker(JetStreamBroker): The broker.
+      queue_name(str): The queue.
+      duration(int): For how many milliseconds; until :func:`resume` if it is None.
+
+    Raises:
+      ConsumerNotFound: If no worker ever consumed the queue and nobody prepared it.
+    """
+    until = datetime.now(timezone.utc) + timedelta(milliseconds=FOR_EVER if duration is None else duration)
+    _pause(broker, queue_name, {"pause_until": f"{until:%Y-%m-%dT%H:%M:%S.%f}Z"})
+
+
+def resume(broker: JetStreamBroker, queue_name: str) -> None:
+    """End a queue's pause.  Raises ConsumerNotFound."""
+    _pause(broker, queue_name, {})
+
+
+def purge(broker: JetStreamBroker, queue_name: str) -> None:
+    """Drop a queue's messages, delayed ones too; its dead letters stay.
+
+    Of a stream of somebody else only those on the queue's subject are dropped.
+    """
+    route = broker.queue(queue_name).route
+    broker.connection.call(lambda session: counts.purge(session, route))
+
+
+def _pause(broker: JetStreamBroker, queue_name: str, request: dict[str, str]) -> None:
+    route = broker.queue(queue_name).route
+    state = broker.connection.call(lambda session: counts.inspect(session, route))
+    missing = _missing(state)
+    if missing is not None:
+        raise (StreamNotFound if missing == "stream" else ConsumerNotFound)(
+            f"{route.describe()} has no {missing} on the server yet: prepare it with 'dramatiq-jetstream setup', or "
+            "start a worker"
+        )
+    operation = f"CONSUMER.PAUSE.{route.stream}.{route.consumer}"
+    broker.connection.call(lambda session: session.call_api(operation, request))
+
+
+async def _streams(session: Session, broker: JetStreamBroker) -> list[str]:
+    streams: list[str] = []
+    while True:
+        request = {"subject": f"{broker.names.prefix}.work.*.*", "offset": len(streams)}
+        answer = await session.call_api("STREAM.NAMES", request)
+        page = answer.get("streams") or []
+        streams += page
+        if not page or len(streams) >= answer["total"]:
+            return streams
+
+
+async def _view(session: Session, broker: JetStreamBroker, route: Route) -> QueueView:
+    state = await counts.inspect(session, route)
+    held = await _held(session, route, state)
+    retrying = await _count_retrying(session, broker, route, state.counts.running, held)
+    consumer, stream = state.consumer, state.stream.get("state", {})
+    received, now = stream.get("last_seq", 0), current_millis()
+    oldest = (held or await _first(session, route, state))[:1]
+    return QueueView(
+        queue=route.queue_name,
+        stream=route.stream,
+        consumer=route.consumer,
+        missing=_missing(state),
+        ready=state.counts.ready,
+        running=state.counts.running - retrying,
+        retrying=retrying,
+        delayed=state.counts.delayed,
+        parked=state.counts.parked,
+        dead=state.counts.dead,
+        redelivered=consumer.get("num_redelivered", 0),
+        oldest=max(now - oldest[0].timestamp // 1_000_000, 0) if oldest else None,
+        pulls=consumer.get("num_waiting", 0),
+        active=_since_active(consumer, now),
+        paused=bool(consumer.get("paused")),
+        paused_for=consumer["pause_remaining"] // 1_000_000 if consumer.get("paused") else None,
+        received=received,
+        finished=received - stream.get("messages", 0),
+        taken_at=now,
+    )
+
+
+async def _held(session: Session, route: Route, state: QueueState) -> list[Stored]:
+    """The first messages that are held, or parked: the consumer has passed them and they are still there."""
+    if not state.counts.running:
+        return []
+    passed = state.consumer["delivered"]["stream_seq"]
+    return [message for message in await read_some(session, route, 1, SAMPLE) if message.sequence <= passed]
+
+
+async def _first(session: Session, route: Route, state: QueueState) -> list[Stored]:
+    return await read_some(session, route, 1, 1) if state.stream else []
+
+
+async def read_some(session: Session, route: Route, start: int, count: int) -> list[Stored]:
+    """Read a queue's messages from a sequence on; on the loop."""
+    if not route.settings.bound:
+        return await stored.read(session, route.stream, route.filter, start, count)
+    found: list[Stored] = []
+    while len(found) < count:
+        message = await stored.next_of(session, route.stream, route.filter, start)
+        if message is None:
+            break
+        found.append(message)
+        start = message.sequence + 1
+    return found
+
+
+async def _count_retrying(
+    session: Session, broker: JetStreamBroker, route: Route, running: int, held: Sequence[Stored]
+) -> int:
+    if not held:
+        return 0
+    waiting = await broker.attempts.count_waiting(session, route.stream, held)
+    return min(round(waiting * max(running / len(held), 1)), running)
+
+
+def _since_active(consumer: dict[str, Any], now: int) -> int | None:
+    moments = [consumer.get(name, {}).get("last_active") for name in ("delivered", "ack_floor")]
+    last = max((stored.nanoseconds(moment) // 1_000_000 for moment in moments if moment), default=None)
+    return None if last is None else max(now - last, 0)
+
+
+def _missing(state: QueueState) -> str | None:
+    return "stream" if not state.stream else "consumer" if not state.consumer else None
+
+
+def _rated(earlier: QueueView, later: QueueView) -> QueueView:
+    seconds = (later.taken_at - earlier.taken_at) / 1000
+    if seconds <= 0:
+        return later
+    return replace(
+        later,
+        rate_in=max(later.received - earlier.received, 0) / seconds,
+        rate_out=max(later.finished - earlier.finished, 0) / seconds,
+    )
+
+
+def sample(broker: JetStreamBroker, milliseconds: int) -> list[QueueView]:
+    """Look at every declared queue twice, so many milliseconds apart, for the rates."""
+    earlier = views(broker)
+    if milliseconds <= 0:
+        return earlier
+    time.sleep(milliseconds / 1000)
+    return rates(earlier, views(broker))

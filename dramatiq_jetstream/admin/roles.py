@@ -1,0 +1,123 @@
+"""Whether this user may do what a role needs, asked in ways that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ..broker import JetStreamBroker
+from ..errors import PermissionDenied
+from ..queues import Queue
+from ..session import Session
+
+#: Whoever publishes, whoever works, whoever sets up, and whoever operates this command line.
+ROLES = ("producer", "worker", "provisioner", "operator")
+
+#: Makes a stream refuse what is published, once the permission was found good.
+_REFUSED = {"Nats-Expected-Stream": "no-such-stream"}
+
+#: Seconds to wait for an answer; being denied takes no longer than an answer.
+TIMEOUT = 1.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One subject that a role publishes to.
+
+    Parameters:
+      role(str): The role.
+      subject(str): The subject.
+      allowed(bool): Whether this user may.
+      error(str): What the server said, if not.
+    """
+
+    role: str
+    subject: str
+    allowed: bool
+    error: str | None
+
+
+def probe(broker: JetStreamBroker, roles: Sequence[str] = ROLES) -> Iterator[Probe]:
+    """Ask, subject by subject, whether this user may do what roles need.
+
+    Nothing is stored, consumed or acknowledged by it.
+
+    Parameters:
+      broker(JetStreamBroker): The broker.
+      roles(Sequence[str]): Which roles.
+    """
+    for role in roles:
+        for subject, body, headers in _needs(broker, role):
+            error = broker.connection.call(partial(_ask, subject=subject, body=body, headers=headers))
+            yield Probe(role, subject, error is None, error)
+
+
+#: Subjects with what to publish to them.
+Needs = Iterator[tuple[str, bytes, "dict[str, str] | None"]]
+
+
+def _needs(broker: JetStreamBroker, role: str) -> list[tuple[str, bytes, dict[str, str] | None]]:
+    queues = [broker.queue(name) for name in sorted(broker.get_declared_queues())]
+    found = [need for queue in queues for need in _QUEUE_NEEDS[role](broker, queue)]
+    return list({subject: (subject, body, headers) for subject, body, headers in found}.values())
+
+
+def _producer(broker: JetStreamBroker, queue: Queue) -> Needs:
+    yield queue.route.subject("probe"), b"", _REFUSED
+    if queue.route.settings.allows_delays:
+        yield broker.names.delayed_subject(queue.name, "probe", "probe"), b"", _REFUSED
+
+
+def _worker(broker: JetStreamBroker, queue: Queue) -> Needs:
+    yield from _producer(broker, queue)
+    route, api = queue.route, _api(broker)
+    # Not JSON: the server answers 400. A batch of -1 would be delivered.
+    yield f"{api}.CONSUMER.MSG.NEXT.{route.stream}.{route.consumer}", b"{", None
+    # Progress on a delivery that never was.
+    yield f"$JS.ACK.{route.stream}.{route.consumer}.1.0.0.0.0", b"+WPI", None
+    yield broker.names.dead_subject(queue.name, "probe"), b"", _REFUSED
+    yield f"$KV.{broker.attempts.bucket}.probe", b"", _REFUSED
+    yield f"{api}.DIRECT.GET.KV_{broker.attempts.bucket}.$KV.{broker.attempts.bucket}.probe", b"", None
+
+
+def _provisioner(broker: JetStreamBroker, queue: Queue) -> Needs:
+    for piece in broker.blueprint():
+        path = f"{piece.stream}.{piece.consumer}" if piece.consumer else piece.stream
+        yield f"{_api(broker)}.{piece.kind.upper()}.INFO.{path}", b"", None
+        # What is not JSON makes nothing.
+        if piece.consumer:
+            yield f"{_api(broker)}.CONSUMER.CREATE.{path}.{piece.subject}", b"{", None
+        else:
+            yield f"{_api(broker)}.STREAM.CREATE.{path}", b"{", None
+            yield f"{_api(broker)}.STREAM.UPDATE.{path}", b"{", None
+
+
+def _operator(broker: JetStreamBroker, queue: Queue) -> Needs:
+    route, api = queue.route, _api(broker)
+    yield f"{api}.STREAM.NAMES", b"", None
+    for stream in (route.stream, broker.names.dead_letters):
+        yield f"{api}.STREAM.INFO.{stream}", b"", None
+        yield f"{api}.STREAM.MSG.GET.{stream}", b"{", None
+        yield f"{api}.STREAM.MSG.DELETE.{stream}", b"{", None
+        yield f"{api}.STREAM.PURGE.{stream}", b"{", None
+        yield f"{api}.DIRECT.GET.{stream}", b"{", None
+    yield f"{api}.CONSUMER.INFO.{route.stream}.{route.consumer}", b"", None
+    yield f"{api}.CONSUMER.PAUSE.{route.stream}.{route.consumer}", b"{", None
+    yield queue.route.subject("probe"), b"", _REFUSED
+
+
+_QUEUE_NEEDS = {"producer": _producer, "worker": _worker, "provisioner": _provisioner, "operator": _operator}
+
+
+def _api(broker: JetStreamBroker) -> str:
+    return f"$JS.{broker.settings.domain}.API" if broker.settings.domain else "$JS.API"
+
+
+async def _ask(session: Session, subject: str, body: bytes, headers: dict[str, str] | None) -> str | None:
+    """What the server says to a request that it does not allow; None if it allows it."""
+    try:
+        await session.probe(subject, body, headers, TIMEOUT)
+    except PermissionDenied as error:
+        return str(error)
+    return None

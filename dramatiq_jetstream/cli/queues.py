@@ -1,0 +1,171 @@
+"""``queues``, ``pause``, ``resume``, ``purge``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+from dramatiq.common import current_millis
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from .. import admin
+from ..admin import QueueView
+from .command import command
+from .operator import Operator
+from .output import age, confirm, moment, table
+from .root import main
+from .values import DURATION
+
+COUNTS = ("ready", "running", "retrying", "delayed", "parked", "dead", "redelivered")
+HEADERS = ("queue", *COUNTS, "oldest", "in/s", "out/s", "pulls", "active", "state")
+_RIGHT = tuple(header for header in HEADERS if header not in ("queue", "state"))
+
+#: Counts that want somebody's attention unless they are 0.
+_ALARMING = {"parked": "red", "dead": "yellow"}
+
+
+@command(
+    main,
+    "queues",
+    examples="""
+  dramatiq-jetstream queues
+  dramatiq-jetstream queues --watch --interval 5s
+  dramatiq-jetstream queues --json | jq 'select(.dead > 0) | .queue'
+""",
+)
+@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option("--interval", type=DURATION, default="1s", show_default=True, help="How long to measure rates for.")
+def queues(operator: Operator, watch: bool, interval: int) -> int:
+    """Show each queue: its messages by state, the age of the oldest, rates, and who works on it."""
+    broker = operator.broker
+    if not watch:
+        _print(operator, admin.sample(broker, interval))
+        return 0
+    try:
+        _watch(operator, interval)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+@command(
+    main,
+    "pause",
+    examples="""
+  dramatiq-jetstream pause default
+  dramatiq-jetstream pause default --for 10m
+""",
+)
+@click.argument("queue")
+@click.option("--for", "duration", type=DURATION, help="For how long.  [default: until resume]")
+def pause(operator: Operator, queue: str, duration: int | None) -> int:
+    """Keep all workers from getting messages of QUEUE; what they hold they finish.
+
+    The server holds the messages back, so this survives restarts of workers and servers.
+    """
+    admin.pause(operator.broker, operator.queue(queue), duration)
+    _print_pause(operator, queue)
+    return 0
+
+
+@command(main, "resume", examples="\n  dramatiq-jetstream resume default\n")
+@click.argument("queue")
+def resume(operator: Operator, queue: str) -> int:
+    """End the pause of QUEUE."""
+    admin.resume(operator.broker, operator.queue(queue))
+    _print_pause(operator, queue)
+    return 0
+
+
+@command(
+    main,
+    "purge",
+    examples="""
+  dramatiq-jetstream purge default
+  dramatiq-jetstream purge default --yes
+""",
+)
+@click.argument("queue")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def purge(operator: Operator, queue: str, yes: bool) -> int:
+    """Drop all messages of QUEUE for good, delayed ones too; its dead letters stay."""
+    view = admin.view(operator.broker, operator.queue(queue))
+    amount = view.ready + view.running + view.retrying + view.delayed + view.parked
+    confirm(f"Drop {amount} messages of queue {queue!r}?", yes=yes)
+    admin.purge(operator.broker, queue)
+    if operator.output.as_json:
+        operator.output.record({"queue": queue, "purged": amount})
+    operator.say(f"Dropped {amount} messages of queue {queue!r}.")
+    return 0
+
+
+def _watch(operator: Operator, interval: int) -> None:
+    views = admin.views(operator.broker)
+    if operator.output.as_json or not operator.output.console.is_terminal:
+        while True:
+            _print(operator, views)
+            views = _again(operator, views, interval)
+    with Live(_screen(views), console=operator.output.console, auto_refresh=False) as live:
+        while True:
+            views = _again(operator, views, interval)
+            live.update(_screen(views), refresh=True)
+
+
+def _again(operator: Operator, views: Sequence[QueueView], interval: int) -> list[QueueView]:
+    time.sleep(interval / 1000)
+    if not operator.has_application:
+        admin.discover(operator.broker)
+    return admin.rates(views, admin.views(operator.broker))
+
+
+def _screen(views: Sequence[QueueView]) -> Group:
+    return Group(_table(views), Text(f"{moment(current_millis())}, Ctrl-C ends this", "dim"))
+
+
+def _print(operator: Operator, views: Sequence[QueueView]) -> None:
+    if operator.output.as_json:
+        for view in views:
+            operator.output.record(asdict(view))
+    elif views:
+        operator.output.show(_table(views))
+    else:
+        operator.say(f"There are no queues in the namespace {operator.broker.names.namespace!r}.")
+
+
+def _table(views: Sequence[QueueView]) -> Table:
+    rows = [_row(asdict(view), view.queue, _state(view)) for view in views]
+    if len(views) > 1:
+        rows.append([Text(str(cell), "bold") for cell in _row(admin.total(views), "all", "")])
+    return table(HEADERS, rows, right=_RIGHT)
+
+
+def _row(fields: dict[str, Any], name: str, state: str) -> list[object]:
+    counts = [Text(f"{fields[count]:,}", _ALARMING.get(count, "") if fields[count] else "") for count in COUNTS]
+    rates = [_rate(fields[rate]) for rate in ("rate_in", "rate_out")]
+    return [name, *counts, age(fields["oldest"]), *rates, fields["pulls"], age(fields.get("active")), state]
+
+
+def _rate(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:,.1f}"
+
+
+def _state(view: QueueView) -> str:
+    if view.missing:
+        return f"no {view.missing}"
+    if not view.paused:
+        return "open"
+    endless = view.paused_for is None or view.paused_for > admin.FOR_EVER // 2
+    return "paused" if endless else f"paused, {age(view.paused_for)} left"
+
+
+def _print_pause(operator: Operator, queue: str) -> None:
+    view = admin.view(operator.broker, queue)
+    if operator.output.as_json:
+        operator.output.record({"queue": queue, "paused": view.paused, "paused_for": view.paused_for})
+    operator.say(f"Queue {queue!r} is {_state(view)}.")
