@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
+import dramatiq.worker
 from dramatiq import Broker, Message, Middleware, Worker
 from dramatiq.common import iter_queue, q_name
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
@@ -174,7 +175,12 @@ class JetStreamBroker(Broker):
         puller = Puller(
             session,
             queue.route,
-            Prefetch.choose(prefetch, self._worker_threads, bound=queue.route.settings.bound),
+            Prefetch.choose(
+                prefetch,
+                self._worker_threads,
+                bound=queue.route.settings.bound,
+                chosen=bool(dramatiq.worker.QUEUE_PREFETCH),
+            ),
             prepare=self._prepare,
             recall=self.attempts.recall,
             deliver=buffer.put,

@@ -127,7 +127,9 @@ class Graveyard:
         await self.ensure(session)
         actor = end.message.actor_name if end.message else ""
         subject = self._names.dead_subject(route.queue_name, actor)
-        publication = Publication(subject, end.delivery.body, _headers(route, end))
+        publication = _fitting(
+            Publication(subject, end.delivery.body, _headers(route, end)), session.client.max_payload
+        )
         try:
             await session.store(publication)
         except StreamNotFound:
@@ -138,6 +140,15 @@ class Graveyard:
         self.logger.warning(
             "Message %s of queue %r is a dead letter: %s.", end.delivery, route.queue_name, end.reason.value
         )
+
+
+def _fitting(publication: Publication, limit: int) -> Publication:
+    """An entry that the server takes: beside a large message there may be no room for a traceback."""
+    for name in (TRACEBACK, EXCEPTION_TEXT):
+        if publication.size > limit:
+            headers = {key: value for key, value in publication.headers.items() if key != name}
+            publication = publication._replace(headers=headers)
+    return publication
 
 
 def _headers(route: Route, end: End) -> dict[str, str]:

@@ -23,7 +23,7 @@ from .queues import Queue
 from .session import Session
 from .stored import Stored
 from .topology import STREAM_NOT_FOUND
-from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, Publication, unquote_text
+from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, Publication, quote_text, unquote_text
 
 #: How many dead letters are moved or removed at a time.
 OUTSTANDING = 256
@@ -246,7 +246,10 @@ class DeadLetters:
         found = self._connection.call(partial(stored.get, stream=entry.stream, sequence=entry.sequence))
         if found is None:
             raise UnsupportedMessage(f"message {entry.sequence} is no longer in the stream {entry.stream!r}")
-        return found
+        if entry.actor_name is None:
+            return found
+        # Whoever requeues it need not know which actor the queue has.
+        return found._replace(headers={ACTOR: quote_text(entry.actor_name), **found.headers})
 
     def _decode(self, queue: Queue, entry: DeadLetter, source: Stored) -> Message[Any]:
         origin = Origin(entry.stream, queue.route.consumer, 1, entry.sequence, entry.enqueued_at * 1_000_000)

@@ -135,8 +135,12 @@ class QueueHandling:
 
     def give_back(self, deliveries: Iterable[Delivery]) -> None:
         """Return messages that did not run, without spending an attempt."""
+        unreachable: BrokerConnectionError | None = None
         for delivery in deliveries:
             try:
+                if unreachable is not None:
+                    # One timeout is enough for all.
+                    raise unreachable
                 message = JetStreamMessage(self._decode(delivery), delivery)
                 self._bring_back_options(message)
                 self._waits.again(message, 0, spent=False)
@@ -145,6 +149,7 @@ class QueueHandling:
             except BrokerError as error:
                 # Raised on, it would end the shutdown, and with it what still runs.
                 self.logger.warning("Message %s is back in its queue only after ack_wait: %s", delivery, error)
+                unreachable = error if isinstance(error, BrokerConnectionError) else None
 
     def _again(self, message: JetStreamMessage, delay: int, *, spent: bool) -> None:
         try:
@@ -197,7 +202,8 @@ class QueueHandling:
             self._waits.copy(message, delay)
 
     def _bury(self, message: JetStreamMessage, reason: Reason, error: BaseException | None) -> None:
-        ttl = self._policy.option(message, "dead_message_ttl", self._dead_message_ttl)
+        own = self._policy.option(message, "dead_message_ttl")
+        ttl = self._dead_message_ttl if own is None else own
         self._end(End(message.delivery, message, reason, error, ttl))
 
     def _end(self, end: End) -> None:

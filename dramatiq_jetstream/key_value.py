@@ -18,18 +18,14 @@ from .errors import ApiError, CallTimeout, StreamNotFound
 from .names import escape
 from .session import Session
 from .topology import HELPER_DEMANDS, STREAM_NOT_FOUND, bucket_config, ensure_stream
-from .wire import MSG_ID, TTL, Publication
+from .wire import EXPECTED_LAST_ID, MSG_ID, TTL, Publication
 
 T = TypeVar("T")
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 WRONG_LAST_SEQUENCE = 10071
-EXPECTED_ID = "Nats-Expected-Last-Msg-Id"
 WRONG_LAST_ID = 10070
 MESSAGE_NOT_FOUND = 10037
-
-#: A message id that no write has.
-NO_ID = "none"
 
 #: The milliseconds before the first repetition of a write that lost a race, doubled each time up
 #: to the second; a random part of it is waited, so that the losers do not meet again.
@@ -192,7 +188,7 @@ class KeyValue:
         on its own first copy.  It looks at the stream's last message id after that, so this tells
         whether the write's id is known, and stores nothing.
         """
-        headers = {MSG_ID: message_id, EXPECTED_ID: NO_ID}
+        headers = {MSG_ID: message_id, EXPECTED_LAST_ID: f"not {message_id}"}
         try:
             return (await session.store(self._publication(session, key, b"", headers))).duplicate
         except ApiError as error:

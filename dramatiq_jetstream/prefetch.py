@@ -43,20 +43,26 @@ class Prefetch:
 
     @classmethod
     def choose(
-        cls, prefetch: int, threads: int | None, *, bound: bool, clock: Callable[[], float] = time.monotonic
+        cls,
+        prefetch: int,
+        threads: int | None,
+        *,
+        bound: bool,
+        chosen: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> Prefetch:
         """The prefetch of a consumer.
 
         Parameters:
-          prefetch(int): What dramatiq asks for: twice the threads, unless a user chose a number, who
-            then gets it.
+          prefetch(int): What dramatiq asks for.
           threads(int): The worker's threads, if there is a worker.
           bound(bool): Whether the stream is somebody else's.
+          chosen(bool): Whether a user chose the number, who then gets it.
           clock(Callable): Gives the time in seconds.
         """
         if bound:
             return cls(min(threads or prefetch, prefetch), 0, 0, clock)
-        if threads is not None and prefetch == 2 * threads:
+        if threads is not None and prefetch == 2 * threads and not chosen:
             return cls(threads, MAX_FACTOR * prefetch, clock=clock)
         return cls(prefetch, 0, 0, clock)
 

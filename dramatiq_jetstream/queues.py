@@ -19,6 +19,9 @@ from .wire import PayloadFormat, Publication
 #: Seconds between attempts to publish to a stream that does not answer.
 PAUSE = 0.25
 
+#: Bytes that a dead letter may need beside its message.
+ROOM = 4_096
+
 _TOO_LARGE = 10054
 _NO_SCHEDULES = frozenset({10188, 10189, 10190})
 
@@ -93,6 +96,8 @@ class Queue:
         A stream that does not answer is made anew, or waited for: it may be without a leader.
         """
         deadline = time.monotonic() + self._connection.settings.timeout / 1000
+        limit = self._connection.session().client.max_payload - ROOM
+        publication.check_size(limit, f"{self.route.describe()} (the server's max_payload less {ROOM})")
         while True:
             try:
                 if self._managed and self._ensured is not self._connection.session():

@@ -35,6 +35,14 @@ _NO_JETSTREAM = frozenset({10039, 10076})
 _SPACE = re.compile(r"\s")
 
 
+#: What befalls a request, instead of an answer, when the connection is lost and found.
+_LOST = object()
+
+
+class RequestLost(nats.errors.Error):
+    """Raised when a request may not have arrived, or its answer not have come back."""
+
+
 class Session:
     """One process's client, its loop thread, and the two lanes that ride on it.
 
@@ -163,6 +171,9 @@ class Session:
             left = deadline - asyncio.get_running_loop().time()
             try:
                 return await self.ask(subject, body, headers, max(left, 0.001))
+            except RequestLost:
+                # What is asked here may be asked twice.
+                continue
             except nats.errors.NoRespondersError as error:
                 if not self.settings.domain and not self.client._server_info.get("jetstream"):
                     raise UnsupportedServer(
@@ -255,6 +266,7 @@ class Session:
 
         Raises:
           NoRespondersError: If nobody listens; nats-py's own.
+          RequestLost: If the link broke meanwhile.
         """
         self.check_hears()
         denied: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -264,6 +276,8 @@ class Session:
         try:
             await asyncio.wait({answer, denied}, return_when=asyncio.FIRST_COMPLETED)
             if denied.done() and not answer.done():
+                if denied.result() is _LOST:
+                    raise RequestLost
                 inbox: str | None = denied.result()
                 raise _denial("subscription", inbox) if inbox else _denial("publish", subject)
             return await answer
@@ -294,6 +308,9 @@ class Session:
 
     def _on_back(self) -> None:
         self._deaf = None
+        for _, denied in list(self._asking):
+            if not denied.done():
+                denied.set_result(_LOST)
         if self._hearing is not self.client:
             self._hearing_again = asyncio.ensure_future(self._subscribe_receipts())
         self.outbox.resume()

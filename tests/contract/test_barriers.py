@@ -42,8 +42,8 @@ def test_exactly_one_party_clears_the_barrier_when_all_arrive_at_once(barrier: B
 def test_parties_wait_for_the_last(barrier: Barrier, limits: RateLimiterBackend) -> None:
     barrier.create(parties=3)
     waiting = [in_background(lambda: barrier.wait(timeout=20_000)) for _ in range(2)]
-    # One party is missing when nobody can go below it any more.
-    eventually(lambda: not limits.decr(barrier.key, 1, 1, barrier.ttl), message="the arrival of two")
+    # Adding nothing tells whether one is left.
+    eventually(lambda: limits.incr(barrier.key, 0, 1, barrier.ttl), message="the arrival of two")
     assert not any(party.done() for party in waiting)
 
     assert barrier.wait(timeout=20_000)

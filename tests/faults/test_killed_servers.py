@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from dramatiq_jetstream.errors import BrokerConnectionError
 from tests.faults.test_kill_loop import SEED, check
 from tests.support.chaos import Chaos
 from tests.support.faults import Application
+from tests.support.waiting import eventually
 
 
 def test_empty_queue_is_refilled_after_the_server_was_killed(
@@ -49,6 +51,16 @@ def test_confirmed_sends_survive_under_load(own_server: NatsServer, own_applicat
         check(chaos.account())
 
 
+def freeze(server: NatsServer) -> None:
+    """Stop a server, and wait until each of its threads stands still: a running one goes on for a moment."""
+    os.kill(server.pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{server.pid}/task")
+    eventually(
+        lambda: all("State:\tT" in (thread / "status").read_text() for thread in threads.iterdir()),
+        message="the server's standstill",
+    )
+
+
 @pytest.mark.faults
 def test_frozen_server_makes_sending_fail_in_time_and_work_again(
     own_server: NatsServer, own_application: Application
@@ -57,7 +69,7 @@ def test_frozen_server_makes_sending_fail_in_time_and_work_again(
     own_application.send("before")
     with own_application.workers() as workers:
         own_application.await_notes("end", "before")
-        os.kill(own_server.pid, signal.SIGSTOP)
+        freeze(own_server)
         try:
             with pytest.raises(BrokerConnectionError, match="within 1000 ms"):
                 own_application.send("meanwhile")

@@ -146,3 +146,9 @@ def test_capacity_is_never_less_than_the_threads_nor_more_than_the_limit(
         assert threads <= prefetch.capacity <= MAX_FACTOR * 2 * threads
         assert held + prefetch.wanted(held) <= max(held, prefetch.capacity)
         assert held >= threads or prefetch.wanted(held) > 0 or prefetch.capacity > threads
+
+
+def test_number_that_a_user_chose_is_kept_even_if_it_is_the_default() -> None:
+    chosen = Prefetch.choose(2 * THREADS, THREADS, bound=False, chosen=True)
+
+    assert (chosen.capacity, chosen.limit) == (2 * THREADS, 2 * THREADS)

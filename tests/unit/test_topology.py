@@ -9,13 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dramatiq_jetstream.errors import ConfigMismatch
-from dramatiq_jetstream.names import Names
+from dramatiq_jetstream.names import Names, covers
 from dramatiq_jetstream.settings import WorkQueue
 from dramatiq_jetstream.topology import (
     Limits,
     Route,
     bucket_config,
-    covers,
     dead_letter_config,
     differences,
     limits,
