@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-import dramatiq.worker
-from dramatiq import Broker, Message, Middleware, Worker
-from dramatiq.common import iter_queue, q_name
+from dramatiq import Broker, Message, Middleware
+from dramatiq.common import q_name
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
-from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
 
 from . import delayed
 from .attempts import Attempts
@@ -21,32 +18,26 @@ from .blueprint import Piece, helper_piece, queue_pieces
 from .burial import Graveyard
 from .connection import Connection
 from .consumer import JetStreamConsumer
+from .consumers import Consumers
 from .counts import count, purge
 from .dead_letters import DeadLetters
 from .delayed import DelayedMessage
 from .delays import Waits, check_delay, due_at, publication
-from .delivery import Delivery, JetStreamMessage
-from .finishing import finishing
+from .delivery import JetStreamMessage
+from .finishing import finishing, run_hooks
 from .handling import QueueHandling
 from .link import RESERVED_OPTIONS
 from .names import Names
 from .parked import ParkedMessages
 from .policy import Policy
-from .prefetch import Prefetch
-from .puller import Puller
 from .queues import Queue
-from .session import Session, Subscription
+from .session import Subscription
 from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
-from .threads import Buffer, new_buffer
-from .topology import Limits, Route, bucket_config, dead_letter_config
-from .wire import AnyMessage
+from .topology import Route, bucket_config, dead_letter_config
 
 #: Seconds for which messages must look parked before join believes it: a consumer's counts lag
 #: behind its stream's, and a message that has just been stored or has moved looks parked meanwhile.
 SETTLING = 0.5
-
-#: Middleware that hands work on after an actor ran; if it fails, the message must come back.
-HANDING_ON = (Retries, Pipelines, GroupCallbacks)
 
 
 class JetStreamBroker(Broker):
@@ -140,8 +131,9 @@ class JetStreamBroker(Broker):
             replicas=replicas,
             dead_message_ttl=self.settings.dead_letter_ttl(),
         )
-        self._consumers: weakref.WeakSet[JetStreamConsumer] = weakref.WeakSet()
-        self._worker_threads: int | None = None
+        self._consumers = Consumers(
+            self.connection, self.attempts, self._parked, self._max_deliver, managed=self._managed
+        )
 
     @property
     def consumer_class(self) -> type[JetStreamConsumer]:
@@ -149,7 +141,7 @@ class JetStreamBroker(Broker):
 
     def close(self) -> None:
         """Hand back what was prefetched, and close the connection.  The next use opens another."""
-        self._stop_consumers()
+        self._consumers.stop()
         self.connection.close()
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> JetStreamConsumer:
@@ -169,28 +161,7 @@ class JetStreamBroker(Broker):
         Returns:
           JetStreamConsumer: A consumer that retrieves messages from JetStream.
         """
-        queue = self._declared(queue_name)
-        session = self.connection.session()
-        buffer: Buffer[Delivery | None] = new_buffer()
-        puller = Puller(
-            session,
-            queue.route,
-            Prefetch.choose(
-                prefetch,
-                self._worker_threads,
-                bound=queue.route.settings.bound,
-                chosen=bool(dramatiq.worker.QUEUE_PREFETCH),
-            ),
-            prepare=self._prepare,
-            recall=self.attempts.recall,
-            deliver=buffer.put,
-        )
-        session.thread.submit(puller.start()).result()
-        consumer = self.consumer_class(puller, buffer, queue.payload, queue.handling, timeout)
-        self._consumers.add(consumer)
-        if self._managed:
-            self.connection.call(lambda live: self._parked.watch(live, queue))
-        return consumer
+        return self._consumers.open(self.consumer_class, self._declared(queue_name), prefetch, timeout)
 
     def declare_queue(self, queue_name: str) -> None:
         """Declare a queue.  Has no effect if it has already been declared; does no I/O.
@@ -396,16 +367,16 @@ class JetStreamBroker(Broker):
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal == "worker_boot":
-            self._worker_threads = args[0].worker_threads
+            self._consumers.threads = args[0].worker_threads
         elif signal == "process_message" and isinstance(args[0], JetStreamMessage):
             self._policy.start_clock(args[0])
         super().emit_before(signal, *args, **kwargs)
         if signal == "worker_shutdown":
-            self._hand_back(args[0])
+            self._consumers.hand_back(args[0], self._declared)
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal == "process_message" and isinstance(args[0], JetStreamMessage):
-            self._finish(*args, **kwargs)
+            run_hooks(self, *args, **kwargs)
         else:
             super().emit_after(signal, *args, **kwargs)
 
@@ -434,39 +405,6 @@ class JetStreamBroker(Broker):
         self.emit_after("enqueue", message, delay)
         # As dramatiq does when it is given a proxy: what it was given comes back.
         return cast("Message[Any]", message)
-
-    def _finish(self, message: JetStreamMessage, **kwargs: Any) -> None:
-        """Call the hooks as dramatiq does, but remember if one could not hand its work on."""
-        finishing.message = message
-        message.succeeded = kwargs.get("exception") is None and not message.failed
-        try:
-            for middleware in reversed(self.middleware):
-                try:
-                    middleware.after_process_message(self, message, **kwargs)
-                except Exception as error:
-                    self.logger.critical(
-                        "Unexpected failure in after_process_message of %r.", middleware, exc_info=True
-                    )
-                    if isinstance(middleware, HANDING_ON):
-                        message.hook_error = error
-        finally:
-            finishing.message = None
-
-    def _hand_back(self, worker: Worker) -> None:
-        """Return what has not started yet, while the worker waits for what has."""
-        self._stop_consumers()
-        for item in iter_queue(worker.work_queue):
-            message: AnyMessage = getattr(item, "message", None) or item[1]
-            if isinstance(message, JetStreamMessage):
-                self._queues[message.queue_name].handling.give_back([message.delivery])
-            worker.work_queue.task_done()
-
-    def _stop_consumers(self) -> None:
-        for consumer in list(self._consumers):
-            consumer.stop()
-        session = self.connection.current()
-        if session is not None and session.is_open:
-            self.connection.call(lambda _: self._parked.stop())
 
     def _queue(self, queue_name: str) -> Queue:
         self.declare_queue(queue_name)
@@ -498,11 +436,3 @@ class JetStreamBroker(Broker):
         return queue.route.settings.max_deliver or (
             None if queue.route.settings.bound else self._policy.max_deliver(queue.name)
         )
-
-    async def _prepare(self, session: Session, route: Route) -> Limits:
-        queue = self._queues[route.queue_name]
-        if not self._managed:
-            return queue.assumed_limits(self._max_deliver(queue))
-        await self.attempts.ensure(session)
-        await queue.ensure_stream(session)
-        return await queue.consume(session, self._max_deliver(queue))

@@ -1,10 +1,17 @@
-"""The message whose hooks run on this thread, after its actor ran."""
+"""The hooks that run after an actor did, and the message they run for."""
 
 from __future__ import annotations
 
 import threading
+from typing import Any
+
+from dramatiq import Broker
+from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
 
 from .delivery import JetStreamMessage
+
+#: Middleware that hands work on after an actor ran; if it fails, the message must come back.
+HANDING_ON = (Retries, Pipelines, GroupCallbacks)
 
 
 class Finishing(threading.local):
@@ -14,3 +21,19 @@ class Finishing(threading.local):
 
 
 finishing = Finishing()
+
+
+def run_hooks(broker: Broker, message: JetStreamMessage, **kwargs: Any) -> None:
+    """Call ``after_process_message`` as dramatiq does, but remember if a hook could not hand its work on."""
+    finishing.message = message
+    message.succeeded = kwargs.get("exception") is None and not message.failed
+    try:
+        for middleware in reversed(broker.middleware):
+            try:
+                middleware.after_process_message(broker, message, **kwargs)
+            except Exception as error:
+                broker.logger.critical("Unexpected failure in after_process_message of %r.", middleware, exc_info=True)
+                if isinstance(middleware, HANDING_ON):
+                    message.hook_error = error
+    finally:
+        finishing.message = None

@@ -18,13 +18,13 @@ from .errors import ApiError, CallTimeout, StreamNotFound
 from .names import escape
 from .session import Session
 from .topology import HELPER_DEMANDS, STREAM_NOT_FOUND, bucket_config, ensure_stream
-from .wire import EXPECTED_LAST_ID, MSG_ID, TTL, Publication
+from .wire import MSG_ID, TTL, Publication
 
 T = TypeVar("T")
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-WRONG_LAST_SEQUENCE = 10071
-WRONG_LAST_ID = 10070
+#: The server's words for a lost race; the second is a cluster's, while the winner's write is under way.
+WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 MESSAGE_NOT_FOUND = 10037
 
 #: The milliseconds before the first repetition of a write that lost a race, doubled each time up
@@ -176,25 +176,23 @@ class KeyValue:
         try:
             await self._with_bucket(session, lambda: session.store(publication))
         except ApiError as error:
-            if error.err_code != WRONG_LAST_SEQUENCE:
+            if error.err_code not in WRONG_LAST_SEQUENCE:
                 raise
-            return error.repeated and await self._was_stored(session, key, headers[MSG_ID])
+            return error.repeated and await self._was_stored(session, headers[MSG_ID])
         return True
 
-    async def _was_stored(self, session: Session, key: str, message_id: str) -> bool:
-        """Whether a write whose answer got lost was stored, whoever wrote the key since.
+    async def _was_stored(self, session: Session, message_id: str) -> bool:
+        """Whether a write whose answer got lost was stored, whoever wrote its key since.
 
-        The server looks at a key's revision before it looks at message ids, so a repeated write fails
-        on its own first copy.  It looks at the stream's last message id after that, so this tells
-        whether the write's id is known, and stores nothing.
+        A server looks at a key's revision before it looks at message ids, so a repeated write fails on
+        its own first copy.  A write to another key with the same id tells: it is a duplicate if the
+        first was stored.  (A condition that never holds, on the stream's last message id, would do
+        without that key, but a replicated stream stops for good when one fails.)
         """
-        headers = {MSG_ID: message_id, EXPECTED_LAST_ID: f"not {message_id}"}
-        try:
-            return (await session.store(self._publication(session, key, b"", headers))).duplicate
-        except ApiError as error:
-            if error.err_code != WRONG_LAST_ID:
-                raise
-            return False
+        question = f"@stored:{message_id}"
+        receipt = await session.store(self._publication(session, question, b"?", {MSG_ID: message_id, TTL: "60"}))
+        # It may be a duplicate of itself.
+        return receipt.duplicate and (await self.read_last(session, question)).value is None
 
     def _publication(self, session: Session, key: str, value: bytes, headers: dict[str, str]) -> Publication:
         subject = self._subject(key)

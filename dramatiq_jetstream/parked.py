@@ -29,7 +29,7 @@ from .session import Session
 from .settings import WorkQueue
 from .stored import Stored
 from .topology import Limits, Route, ensure_consumer, ensure_queue
-from .wire import EXPECTED_LAST_ID, MSG_ID, Origin, Publication
+from .wire import EXPECTED_LAST_ID, EXPECTED_SEQUENCE, MSG_ID, Origin, Publication
 
 SUBJECT = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
@@ -255,10 +255,15 @@ class _Nobody:
 async def _was_copied(session: Session, route: Route, delivery: Delivery) -> bool:
     """Whether a worker died after it stored the copy that a message continues as, and before it removed the original.
 
-    The stream knows the copy's message id for a while, and looks there before it looks which id
-    came last, which keeps this from storing anything.
+    The stream knows the copy's message id for a while.  This asks with a condition that never holds,
+    which keeps it from storing anything.  A single server looks at the last sequence before it looks
+    at ids; a replicated stream does not, but stops for good when it is asked about the last id.
     """
-    headers = {MSG_ID: delivery.copy_id, EXPECTED_LAST_ID: f"not {delivery.copy_id}"}
+    stream = await session.call_api(f"STREAM.INFO.{route.stream}")
+    never = {EXPECTED_LAST_ID: f"not {delivery.copy_id}"}
+    if stream["config"]["num_replicas"] > 1:
+        never = {EXPECTED_SEQUENCE: str(2**62)}
+    headers = {MSG_ID: delivery.copy_id, **never}
     try:
         receipt = await session.store(Publication(route.subject(""), b"", headers))
     except ApiError:

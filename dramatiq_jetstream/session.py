@@ -25,6 +25,9 @@ from .wire import Publication
 
 Listener = Callable[[], object]
 
+#: Seconds without an answer after which a request is repeated.
+ASK_AGAIN = 2.0
+
 #: Seconds between attempts to answer a request that nobody listens to, as happens for a moment
 #: while a cluster elects a leader.
 NO_RESPONDERS_PAUSE = 0.25
@@ -170,10 +173,14 @@ class Session:
         while True:
             left = deadline - asyncio.get_running_loop().time()
             try:
-                return await self.ask(subject, body, headers, max(left, 0.001))
+                return await self.ask(subject, body, headers, min(max(left, 0.001), ASK_AGAIN))
             except RequestLost:
                 # What is asked here may be asked twice.
                 continue
+            except CallTimeout:
+                # A leader that dies takes its questions along, and the next one answers only new ones.
+                if left <= ASK_AGAIN:
+                    raise
             except nats.errors.NoRespondersError as error:
                 if not self.settings.domain and not self.client._server_info.get("jetstream"):
                     raise UnsupportedServer(

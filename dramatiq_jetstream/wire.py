@@ -26,6 +26,7 @@ Actors = Mapping[str, "Actor[..., Any]"]
 MSG_ID = "Nats-Msg-Id"
 TTL = "Nats-TTL"
 EXPECTED_LAST_ID = "Nats-Expected-Last-Msg-Id"
+EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
 SCHEDULE = "Nats-Schedule"
 SCHEDULE_TARGET = "Nats-Schedule-Target"
 #: On what the server's scheduler delivers.

@@ -1,0 +1,114 @@
+"""What a worker process has open: its consumers, and the watch over messages that end without a word."""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Callable
+
+import dramatiq.worker
+from dramatiq import Worker
+from dramatiq.common import iter_queue
+
+from .attempts import Attempts
+from .connection import Connection
+from .consumer import JetStreamConsumer
+from .delivery import Delivery, JetStreamMessage
+from .parked import ParkedMessages
+from .prefetch import Prefetch
+from .puller import Puller
+from .queues import Queue
+from .session import Session
+from .threads import Buffer, new_buffer
+from .topology import Limits, Route
+
+
+class Consumers:
+    """Opens consumers, and has them all hand back what did not start.
+
+    Parameters:
+      connection(Connection): The way to the server.
+      attempts(Attempts): What is remembered of attempts.
+      parked(ParkedMessages): The watch over parked messages.
+      max_deliver(Callable): Tells how often a message of a queue may be delivered.
+      managed(bool): Whether streams and consumers may be made.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        attempts: Attempts,
+        parked: ParkedMessages,
+        max_deliver: Callable[[Queue], int | None],
+        *,
+        managed: bool,
+    ) -> None:
+        #: How many threads the worker of this process has, once there is one.
+        self.threads: int | None = None
+        self._connection = connection
+        self._attempts = attempts
+        self._parked = parked
+        self._max_deliver = max_deliver
+        self._managed = managed
+        self._open: weakref.WeakSet[JetStreamConsumer] = weakref.WeakSet()
+
+    def open(self, kind: type[JetStreamConsumer], queue: Queue, prefetch: int, timeout: int) -> JetStreamConsumer:
+        """Open a consumer of a queue.
+
+        Parameters:
+          kind(type): Its class.
+          queue(Queue): The queue.
+          prefetch(int): The number of messages that dramatiq wants prefetched.
+          timeout(int): The milliseconds that an iteration waits for a message.
+
+        Raises:
+          BrokerError: If the queue cannot be consumed.
+        """
+
+        async def prepare(session: Session, _: Route) -> Limits:
+            return await self._prepare(session, queue)
+
+        session = self._connection.session()
+        buffer: Buffer[Delivery | None] = new_buffer()
+        bound, chosen = queue.route.settings.bound, bool(dramatiq.worker.QUEUE_PREFETCH)
+        puller = Puller(
+            session,
+            queue.route,
+            Prefetch.choose(prefetch, self.threads, bound=bound, chosen=chosen),
+            prepare=prepare,
+            recall=self._attempts.recall,
+            deliver=buffer.put,
+        )
+        session.thread.submit(puller.start()).result()
+        consumer = kind(puller, buffer, queue.payload, queue.handling, timeout)
+        self._open.add(consumer)
+        if self._managed:
+            self._connection.call(lambda live: self._parked.watch(live, queue))
+        return consumer
+
+    def stop(self) -> None:
+        """Stop every consumer, and put what was not handed out back into its queue."""
+        for consumer in list(self._open):
+            consumer.stop()
+        session = self._connection.current()
+        if session is not None and session.is_open:
+            self._connection.call(lambda _: self._parked.stop())
+
+    def hand_back(self, worker: Worker, queue: Callable[[str], Queue]) -> None:
+        """Return what a worker has not started yet, while it waits for what it has."""
+        self.stop()
+        waiting: dict[str, list[Delivery]] = defaultdict(list)
+        for item in iter_queue(worker.work_queue):
+            message = getattr(item, "message", None) or item[1]
+            if isinstance(message, JetStreamMessage):
+                waiting[message.queue_name].append(message.delivery)
+            worker.work_queue.task_done()
+        for queue_name, deliveries in waiting.items():
+            queue(queue_name).handling.give_back(deliveries)
+
+    async def _prepare(self, session: Session, queue: Queue) -> Limits:
+        if not self._managed:
+            return queue.assumed_limits(self._max_deliver(queue))
+        await self._attempts.ensure(session)
+        await queue.ensure_stream(session)
+        return await queue.consume(session, self._max_deliver(queue))
