@@ -268,7 +268,8 @@ class JetStreamBroker(Broker):
 
     def setup(self) -> None:
         """Make the streams and consumers of every declared queue now, or check those that exist; and
-        what their workers need besides: the dead letters' stream and the attempts' records.
+        what their workers need besides: the streams of dead letters and of advisories, and the
+        attempts' records.
 
         Raises:
           ConfigMismatch: If one exists with settings that do not fit.
@@ -277,6 +278,7 @@ class JetStreamBroker(Broker):
         for queue in list(self._queues.values()):
             self.connection.call(queue.ensure_stream)
             self.connection.call(partial(queue.ensure_consumer, max_deliver=self._max_deliver(queue)))
+            self.connection.call(partial(self._parked.prepare, queue=queue))
         self.connection.call(self.attempts.ensure)
         self.connection.call(self._graveyard.ensure)
 

@@ -66,7 +66,7 @@ async def _hasten(session: Session, found: Stored) -> bool:
     try:
         await session.store(Publication(found.subject, found.body, headers))
     except ApiError as error:
-        if error.err_code != WRONG_LAST_SEQUENCE:
+        if error.err_code not in WRONG_LAST_SEQUENCE:
             raise
         return False
     return True

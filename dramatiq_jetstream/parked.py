@@ -84,6 +84,13 @@ class ParkedMessages:
         self._tasks: set[asyncio.Task[None]] = set()
         self._suspects: dict[str, set[int]] = {}
 
+    async def prepare(self, session: Session, queue: Queue) -> None:
+        """Make what looking after a queue needs, or go without; on the loop."""
+        try:
+            await self._ensure(session, self.advisory_route(queue.route))
+        except BrokerError as error:
+            self._say_unwatched(queue, error)
+
     async def watch(self, session: Session, queue: Queue) -> None:
         """Begin to look after a queue, or go without if that is not possible; on the loop."""
         if self._session is not session:
@@ -96,7 +103,7 @@ class ParkedMessages:
             session,
             route,
             Prefetch(PREFETCH, 0, 0),
-            prepare=self._prepare,
+            prepare=self._ensure,
             recall=_no_record,
             deliver=lambda delivery: self._spawn(self._handle(session, delivery)),
         )
@@ -105,13 +112,7 @@ class ParkedMessages:
             await puller.start()
         except BrokerError as error:
             del self._pullers[route.stream]
-            if queue.name not in self._unwatched:
-                self._unwatched[queue.name] = queue
-                self.logger.warning(
-                    "Messages of queue %r that crash their workers will not be dead letters, until this works: %s",
-                    queue.name,
-                    error,
-                )
+            self._say_unwatched(queue, error)
         else:
             self._unwatched.pop(queue.name, None)
 
@@ -123,6 +124,15 @@ class ParkedMessages:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _say_unwatched(self, queue: Queue, error: BrokerError) -> None:
+        if queue.name not in self._unwatched:
+            self._unwatched[queue.name] = queue
+            self.logger.warning(
+                "Messages of queue %r that crash their workers will not be dead letters, until this works: %s",
+                queue.name,
+                error,
+            )
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -142,7 +152,7 @@ class ParkedMessages:
         )
         return _AdvisoryRoute(f"{stream} (advisories)", settings, self._names, self._replicas)
 
-    async def _prepare(self, session: Session, route: Route) -> Limits:
+    async def _ensure(self, session: Session, route: Route) -> Limits:
         await ensure_queue(session, route)
         return await ensure_consumer(session, route, None)
 
