@@ -104,6 +104,8 @@ class Consumers:
                 waiting[message.queue_name].append(message.delivery)
             worker.work_queue.task_done()
         for queue_name, deliveries in waiting.items():
+            # dramatiq's queue is a heap, which gives them out in any order.
+            deliveries.sort(key=lambda delivery: delivery.origin.sequence)
             queue(queue_name).handling.give_back(deliveries)
 
     async def _prepare(self, session: Session, queue: Queue) -> Limits:

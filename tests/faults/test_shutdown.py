@@ -17,6 +17,9 @@ from tests.support.waiting import eventually
 #: and far below anything that waits for the network in vain.
 IDLE_CLOSE = 3
 
+#: Whether a worker runs what it holds in the order it came; dramatiq 1 keeps it on a heap.
+IN_ORDER = not dramatiq.__version__.startswith("1.")
+
 
 def fill(application: Application, workers: Workers, actor: str) -> list[str]:
     """Have a worker run one message, and hold five more that it has not started."""
@@ -46,7 +49,9 @@ def test_prefetched_messages_are_back_at_once_and_unspent_while_the_running_one_
             application.await_empty(actor.partition("_")[2] or "default")
 
     starts = [note for note in application.notes("start") if note.key != "held"]
-    assert [note.key for note in starts] == keys
+    assert sorted(note.key for note in starts) == keys
+    if IN_ORDER:
+        assert [note.key for note in starts] == keys
     assert [note.options.get("retries", 0) for note in starts] == [0] * 5
     assert {end.pid for end in ends}.isdisjoint(first.pids)
     [held] = application.notes("end", "held")

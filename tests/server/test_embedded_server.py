@@ -333,7 +333,7 @@ except KeyboardInterrupt:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "waiting\n"
         os.killpg(owner.pid, signal.SIGINT)
-        output, errors = owner.communicate(timeout=10)
+        output, errors = owner.communicate(timeout=60)
         assert (output, errors, owner.returncode) == ("the server is still there\n", "", 0)
         assert not is_listening(port)
         assert not folder.exists()
@@ -361,7 +361,7 @@ server.restart()
 print(status, server.store_path.exists(), flush=True)
 """
     with owner_process(script) as (owner, port, folder):
-        output, errors = owner.communicate(timeout=10)
+        output, errors = owner.communicate(timeout=60)
         assert (output, errors, owner.returncode) == ("0 True\n", "", 0)
         assert_nothing_is_left(port, folder)
 
