@@ -19,7 +19,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("threads", "loop_thread", "outbox", "publisher", "link", "session", "connection", "topology", "server_process"),
     (
         *("blueprint", "server", "delivery", "finishing", "stored", "counts", "key_value", "attempts", "policy"),
-        *("burial", "delays", "puller", "consumer", "handling", "queues", "delayed", "dead_letters", "parked", "consumers"),
+        *("burial", "delays", "puller", "consumer", "handling", "queues", "delayed", "dead_letters"),
+        *("parked", "consumers"),
     ),
     (
         *("broker", "backend", "results", "rate_limits", "abort"),
