@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import ApiError, Difference
-from .names import covers
 from .session import Session
-from .topology import CONSUMER_NOT_FOUND, HELPER_DEMANDS, STREAM_NOT_FOUND, Config, Route, differences
+from .topology import (
+    CONSUMER_NOT_FOUND,
+    HELPER_DEMANDS,
+    STREAM_NOT_FOUND,
+    Config,
+    Route,
+    deafness,
+    differences,
+    pushing,
+)
 
 
 @dataclass(frozen=True)
@@ -53,13 +61,9 @@ class Piece:
     def differences(self, found: Config) -> list[Difference]:
         """The demanded fields in which what exists does not fit."""
         unfit = differences(self.config, found, self.demands)
-        subjects = found.get("subjects") or []
         if self.consumer:
-            if found.get("deliver_subject"):
-                unfit.append(Difference("deliver_subject", "none (a pull consumer)", found["deliver_subject"]))
-        elif "subjects" not in self.demands and not any(covers(wide, self.subject or "") for wide in subjects):
-            unfit.append(Difference("subjects", [self.subject], subjects))
-        return unfit
+            return unfit + pushing(found)
+        return unfit if "subjects" in self.demands else unfit + deafness(found, self.subject or "")
 
     async def find(self, session: Session) -> Config | None:
         """Its configuration on the server, or None if it is not there."""

@@ -205,6 +205,18 @@ def limits(config: Config) -> Limits:
     return Limits(config.get("ack_wait", 0) // _NANOSECONDS, max_deliver if max_deliver > 0 else None)
 
 
+def deafness(stream: Config, subject: str) -> list[Difference]:
+    """What is different in a stream that does not listen on a subject."""
+    subjects = stream.get("subjects") or []
+    return [] if any(covers(wide, subject) for wide in subjects) else [Difference("subjects", [subject], subjects)]
+
+
+def pushing(consumer: Config) -> list[Difference]:
+    """What is different in a consumer that pushes its messages instead of having them pulled."""
+    target = consumer.get("deliver_subject")
+    return [Difference("deliver_subject", "none (a pull consumer)", target)] if target else []
+
+
 async def ensure_stream(session: Session, config: Config, demands: Iterable[str], what: str) -> Config:
     """Make a stream unless it exists, and return its configuration.
 
@@ -224,11 +236,10 @@ async def ensure_stream(session: Session, config: Config, demands: Iterable[str]
 async def ensure_queue(session: Session, route: Route) -> None:
     """Make a queue's stream unless it exists."""
     found = await ensure_stream(session, route.stream_config(), route.stream_demands(), route.describe())
-    subjects = found.get("subjects") or []
-    if not any(covers(subject, route.filter) for subject in subjects):
+    unfit = deafness(found, route.filter)
+    if unfit:
         advice = _ADVICE.format(kind="stream", name=route.stream)
-        difference = Difference("subjects", [route.filter], subjects)
-        raise ConfigMismatch(f"the stream {route.stream!r} of {route.describe()}", [difference], advice)
+        raise ConfigMismatch(f"the stream {route.stream!r} of {route.describe()}", unfit, advice)
 
 
 async def ensure_consumer(
@@ -254,9 +265,7 @@ async def ensure_consumer(
         {"stream_name": route.stream, "config": config, "action": "create"},
         missing=CONSUMER_NOT_FOUND,
     )
-    unfit = differences(config, found, route.consumer_demands())
-    if found.get("deliver_subject"):
-        unfit.append(Difference("deliver_subject", "none (a pull consumer)", found["deliver_subject"]))
+    unfit = differences(config, found, route.consumer_demands()) + pushing(found)
     if any(difference.field not in spare for difference in unfit):
         advice = _ADVICE.format(kind="consumer", name=f"{route.stream} {route.consumer}")
         raise ConfigMismatch(f"the consumer {route.consumer!r} of {route.describe()}", unfit, advice)
