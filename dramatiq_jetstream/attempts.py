@@ -19,6 +19,7 @@ from .delivery import Delivery, Record
 from .errors import BrokerError
 from .names import Names, escape
 from .outbox import Parcel
+from .protocol import publish_command
 from .session import Session
 from .stored import Stored
 from .topology import HELPER_DEMANDS, bucket_config, ensure_stream
@@ -64,7 +65,11 @@ class Attempts:
             ATTEMPT: str(delivery.origin.deliveries),
             RETURNED: str(returned),
         }
-        session.outbox.send(Parcel(self._subject(delivery), self._encode(options), headers=headers))
+        command = publish_command(self._subject(delivery), self._encode(options), headers=headers)
+        if len(command) > session.client.max_payload:
+            self.logger.warning("The options of message %s are too large to be kept for its next attempt.", delivery)
+            command = publish_command(self._subject(delivery), b"", headers=headers)
+        session.outbox.send(Parcel(command))
 
     async def recall(self, session: Session, delivery: Delivery) -> Record | None:
         """Look up what is remembered of a message, if anything is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 
 from . import delayed
 from .attempts import Attempts
+from .batch import AtomicBatch, Batch, PipelinedBatch
 from .blueprint import Piece, helper_piece, queue_pieces
 from .burial import Graveyard
 from .connection import Connection
@@ -204,6 +205,53 @@ class JetStreamBroker(Broker):
                 parent.hook_error = error
             raise
 
+    def batch(self, *, atomic: bool = False) -> Batch:
+        """Enqueue many messages with one wait for all: whatever this thread, or task, enqueues inside a ``with`` block.
+
+        Messages go on their way at once; the end of the block waits until all are stored, and an
+        exception in the block does not call back those already sent.  The ``after_enqueue`` hooks
+        run once a message is stored.
+
+        Parameters:
+          atomic(bool): Have the server store all messages or none, at the end of the block, and none
+            if the block raises.  They must go to one queue, and be 1,000 at most.
+
+        Raises:
+          BatchFailed: At the end of the block, if messages were not stored: it names them.
+          BatchUnconfirmed: If that is because the server did not answer; also a
+            BrokerConnectionError.
+          ValueError: At the end of the block, if the server cannot store these messages together.
+
+        Returns:
+          Batch: The context manager.
+        """
+        return (AtomicBatch if atomic else PipelinedBatch)(self.connection, self._stored)
+
+    def enqueue_many(
+        self, messages: Iterable[Message[Any]], *, delay: int | None = None, atomic: bool = False
+    ) -> list[Message[Any]]:
+        """Enqueue many messages with one wait for all.  When this returns, the streams have stored them.
+
+        A message that cannot be enqueued does not keep the others from it, unless all are to be
+        stored together.
+
+        Parameters:
+          messages(Iterable[Message]): The messages, for whichever queues.
+          delay(int): The minimum amount of time, in milliseconds, to delay each message by.
+          atomic(bool): Have the server store all messages or none, as :meth:`batch` says.
+
+        Raises:
+          BatchFailed: If messages were not stored: it names them, each with its reason.
+          BatchUnconfirmed: If that is because the server did not answer; also a
+            BrokerConnectionError.
+          ValueError: If the server cannot store these messages together.
+
+        Returns:
+          list[Message]: The messages as they were enqueued.
+        """
+        with self.batch(atomic=atomic) as batch:
+            return [batch.attempt(message, partial(self.enqueue, delay=delay)) for message in messages]
+
     def flush(self, queue_name: str) -> None:
         """Drop all the messages from a queue, delayed ones and dead letters too.
 
@@ -368,10 +416,10 @@ class JetStreamBroker(Broker):
         return self.connection.session().listen(subject, callback)
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        if signal == "worker_boot":
+        if signal == "process_message" and isinstance(args[0], JetStreamMessage):
+            args[0].delivery.start_clock(partial(self._policy.lease_limit, args[0]))
+        elif signal == "worker_boot":
             self._consumers.threads = args[0].worker_threads
-        elif signal == "process_message" and isinstance(args[0], JetStreamMessage):
-            self._policy.start_clock(args[0])
         super().emit_before(signal, *args, **kwargs)
         if signal == "worker_shutdown":
             self._consumers.hand_back(args[0], self._declared)
@@ -396,9 +444,16 @@ class JetStreamBroker(Broker):
         if parent is not None and parent.succeeded:
             # Should the parent come again, for its acknowledgement got lost, this is stored already.
             outgoing = outgoing.named(parent.name_successor(message.message_id))
-        queue.store(outgoing)
-        self.emit_after("enqueue", message, delay)
+        batch = Batch.of(self.connection)
+        if batch is not None:
+            batch.add(message, delay, queue, outgoing)
+        else:
+            queue.store(outgoing)
+            self._stored(message, delay)
         return message
+
+    def _stored(self, message: Message[Any], delay: int | None) -> None:
+        self.emit_after("enqueue", message, delay)
 
     def _retry(self, message: JetStreamMessage, delay: int | None) -> Message[Any]:
         """Note that a message in flight shall be delivered again; its answer is the retry."""
@@ -409,8 +464,11 @@ class JetStreamBroker(Broker):
         return cast("Message[Any]", message)
 
     def _queue(self, queue_name: str) -> Queue:
-        self.declare_queue(queue_name)
-        return self._queues[q_name(queue_name)]
+        queue = self._queues.get(queue_name)
+        if queue is None:
+            self.declare_queue(queue_name)
+            queue = self._queues[q_name(queue_name)]
+        return queue
 
     def _declared(self, queue_name: str) -> Queue:
         try:

@@ -7,13 +7,13 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
 from .errors import ConnectionClosed
-from .publisher import Receipt
+from .publisher import Outcome, Receipt
 from .session import Session
 from .settings import BrokerSettings
+from .threads import new_slot
 from .wire import Publication
 
 T = TypeVar("T")
@@ -85,12 +85,18 @@ class Connection:
           CallTimeout: If there is no answer within the timeout; the message may be stored.
         """
         session = self.session()
-        future = session.submit(publication)
+        session.check_size(publication)
+        slot = new_slot()
+        token = session.submit(publication, slot.put)
         try:
-            return future.result(session.timeout)
-        except FutureTimeoutError as error:
-            future.cancel()
+            outcome: Outcome = slot.take(session.timeout)
+        except TimeoutError as error:
             raise session.unconfirmed(publication) from error
+        finally:
+            session.publisher.forget(token)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def close(self) -> None:
         """Close the session, if there is one.  The next use opens another."""

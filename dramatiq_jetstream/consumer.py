@@ -134,7 +134,7 @@ class JetStreamConsumer(Consumer):
 
     def _decode(self, delivery: Delivery) -> JetStreamMessage | None:
         try:
-            decoded = self._payload.decode(delivery.body, delivery.headers, delivery.origin)
+            decoded = self._payload.decode(delivery)
         except DecodeError as error:
             self._handling.undecodable(delivery, error)
             return None

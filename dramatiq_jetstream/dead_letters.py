@@ -23,7 +23,7 @@ from .queues import Queue
 from .session import Session
 from .stored import Stored
 from .topology import STREAM_NOT_FOUND
-from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, Publication, quote_text, unquote_text
+from .wire import ACTOR, MESSAGE_ID, MSG_ID, Origin, Publication, Received, quote_text, unquote_text
 
 #: How many dead letters are moved or removed at a time.
 OUTSTANDING = 256
@@ -254,7 +254,7 @@ class DeadLetters:
     def _decode(self, queue: Queue, entry: DeadLetter, source: Stored) -> Message[Any]:
         origin = Origin(entry.stream, queue.route.consumer, 1, entry.sequence, entry.enqueued_at * 1_000_000)
         try:
-            return queue.payload.decode(source.body, source.headers, origin)
+            return queue.payload.decode(Received(source.body, source.headers, origin))
         except DecodeError as error:
             raise UnsupportedMessage(
                 f"dead letter {entry.number} of queue {entry.queue_name!r} cannot be requeued: {error}"

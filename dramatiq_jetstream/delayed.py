@@ -16,7 +16,7 @@ from .key_value import EXPECTED, WRONG_LAST_SEQUENCE
 from .session import Session
 from .stored import Stored
 from .topology import STREAM_NOT_FOUND, Route
-from .wire import MSG_ID, SCHEDULE, Origin, PayloadFormat, Publication
+from .wire import MSG_ID, SCHEDULE, Origin, PayloadFormat, Publication, Received
 
 
 class DelayedMessage(NamedTuple):
@@ -82,7 +82,7 @@ def waiting(connection: Connection, route: Route, payload: PayloadFormat) -> Ite
 def _decode(route: Route, payload: PayloadFormat, found: Stored) -> Message[Any] | None:
     origin = Origin(route.stream, route.consumer, 1, found.sequence, found.timestamp)
     try:
-        return payload.decode(found.body, found.headers, origin)
+        return payload.decode(Received(found.body, found.headers, origin))
     except DecodeError:
         return None
 

@@ -50,7 +50,8 @@ def publication(route: Route, payload: PayloadFormat, message: AnyMessage, due: 
         headers[SCHEDULE_TARGET] = subject
         subject = route.names.delayed_subject(route.queue_name, message.message_id, headers[MSG_ID])
     result = Publication(subject, body, headers)
-    result.check_size(route.settings.max_msg_size, f"the stream {route.stream!r} (max_msg_size)")
+    if route.settings.max_msg_size is not None:
+        result.check_size(route.settings.max_msg_size, f"the stream {route.stream!r} (max_msg_size)")
     return result
 
 

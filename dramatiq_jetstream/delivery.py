@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, Protocol
 from dramatiq import Message, MessageProxy
 
 from .outbox import Parcel
+from .protocol import parse_headers, publish_command
 from .topology import Limits
-from .wire import SCHEDULER, Headers, Origin, quote_text
+from .wire import SCHEDULER, Headers, Origin, deliveries_of, quote_text
 
 ACK = b"+ACK"
 NAK = b"-NAK"
@@ -64,22 +65,56 @@ class Delivery:
     Parameters:
       reply(str): The subject that acknowledges it.
       body(bytes): The message's body.
-      headers(Mapping): The message's headers.
+      headers(Mapping | bytes): The message's headers, or the block that they are to be read from.
       holder(Holder): Who keeps its lease.
       origin(Origin): Where it stands.  Read from the reply subject by default.
     """
 
-    __slots__ = ("body", "headers", "holder", "lease_ends", "origin", "record", "reply", "settled")
+    __slots__ = ("_clock", "_headers", "_origin", "body", "holder", "record", "redelivered", "reply", "settled")
 
-    def __init__(self, reply: str, body: bytes, headers: Headers, holder: Holder, origin: Origin | None = None) -> None:
+    def __init__(
+        self, reply: str, body: bytes, headers: Headers | bytes, holder: Holder, origin: Origin | None = None
+    ) -> None:
         self.reply = reply
         self.body = body
-        self.headers = headers
         self.holder = holder
-        self.origin = origin or Origin.parse(reply)
+        #: Whether the server delivered its message before.
+        self.redelivered = deliveries_of(reply) > 1 if origin is None else origin.deliveries > 1
         self.record: Record | None = None
-        self.lease_ends: float | None = None
         self.settled = False
+        self._headers = headers
+        self._origin = origin
+        self._clock: tuple[float, Callable[[], float | None]] | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """Where it stands."""
+        if self._origin is None:
+            self._origin = Origin.parse(self.reply)
+        return self._origin
+
+    @property
+    def headers(self) -> Headers:
+        """The message's headers."""
+        if isinstance(self._headers, bytes):
+            self._headers = parse_headers(self._headers)
+        return self._headers
+
+    @property
+    def was_scheduled(self) -> bool:
+        """Whether it comes from the server's scheduler."""
+        if isinstance(self._headers, bytes) and SCHEDULER.encode() not in self._headers:
+            return False
+        return SCHEDULER in self.headers
+
+    @property
+    def lease_ends(self) -> float | None:
+        """When its lease shall end, on the monotonic clock; None while nothing limits it."""
+        if self._clock is None:
+            return None
+        started, limit = self._clock
+        seconds = limit()
+        return None if seconds is None else started + seconds
 
     def __str__(self) -> str:
         return f"{self.origin.stream}:{self.origin.sequence}"
@@ -114,15 +149,20 @@ class Delivery:
         """Answer the server, once."""
         if not self.settled:
             self.holder.settle(self, answer)
-            self.settled = True
+            self.finish()
+
+    def finish(self) -> None:
+        """Note that the server has been, or is being, answered."""
+        self.settled = True
+        self._clock = None
 
     def parcel(self, answer: bytes, sent: Callable[[], None] | None = None) -> Parcel:
         """The answer on its way to the server; an acknowledgement must not get lost."""
-        return Parcel(self.reply, answer, keep=answer == ACK, sent=sent)
+        return Parcel(publish_command(self.reply, answer), answer == ACK, sent)
 
-    def start_clock(self, limit: float | None) -> None:
-        """Let the lease end so many seconds from now."""
-        self.lease_ends = None if limit is None else time.monotonic() + limit
+    def start_clock(self, limit: Callable[[], float | None]) -> None:
+        """Let the lease end so many seconds from now, as a function tells when that is asked."""
+        self._clock = time.monotonic(), limit
 
 
 class JetStreamMessage(MessageProxy):
@@ -133,19 +173,21 @@ class JetStreamMessage(MessageProxy):
       delivery(Delivery): The delivery that brought it.
     """
 
+    #: How many attempts it has behind it, by the server's count.
+    received_retries = 0
+    #: Milliseconds after which a hook wants the message again, if one does.
+    retry_delay: int | None = None
+    #: What kept a hook from handing work on; the message must come back then.
+    hook_error: Exception | None = None
+    #: Whether its actor returned.
+    succeeded = False
+
+    _successors: Counter[str] | None = None
+
     def __init__(self, message: Message[Any], delivery: Delivery) -> None:
         super().__init__(message)
         self.delivery = delivery
-        self.received_options = copy.deepcopy(message.options)
-        #: How many attempts it has behind it, by the server's count.
-        self.received_retries = 0
-        #: Milliseconds after which a hook wants the message again, if one does.
-        self.retry_delay: int | None = None
-        #: What kept a hook from handing work on; the message must come back then.
-        self.hook_error: Exception | None = None
-        #: Whether its actor returned.
-        self.succeeded = False
-        self._successors: Counter[str] = Counter()
+        self.received_options = copy.deepcopy(message.options) if message.options else {}
 
     @property
     def identity(self) -> str:
@@ -156,12 +198,12 @@ class JetStreamMessage(MessageProxy):
     @property
     def redelivered(self) -> bool:
         """Whether the server delivered this message before."""
-        return self.delivery.origin.deliveries > 1
+        return self.delivery.redelivered
 
     @property
     def was_delayed(self) -> bool:
         """Whether it comes from the server's scheduler, or from a retry's backoff."""
-        return SCHEDULER in self.delivery.headers or (self.received_retries > 0 and not self.delivery.crashed)
+        return self.delivery.was_scheduled or (self.received_retries > 0 and not self.delivery.crashed)
 
     def stands_for(self, message: object) -> bool:
         """Whether dramatiq means this very delivery, and not a copy of its message."""
@@ -173,6 +215,8 @@ class JetStreamMessage(MessageProxy):
         It is the same whenever this message is delivered again, and another one if the same message
         was sent twice, as when a pipeline or a group runs twice.
         """
+        if self._successors is None:
+            self._successors = Counter()
         self._successors[message_id] += 1
         return quote_text(f"{self.identity}>{message_id}>{self._successors[message_id]}")
 

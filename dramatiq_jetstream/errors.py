@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dramatiq import Message
 from dramatiq.errors import BrokerError, ConnectionClosed, ConnectionFailed, DramatiqError, QueueNotFound
 
 if TYPE_CHECKING:
@@ -16,6 +17,9 @@ else:
 __all__ = [
     "ApiError",
     "AuthenticationFailed",
+    "BatchFailed",
+    "BatchFailure",
+    "BatchUnconfirmed",
     "BrokerConnectionError",
     "BrokerError",
     "CallTimeout",
@@ -36,6 +40,10 @@ __all__ = [
     "UnsupportedMessage",
     "UnsupportedServer",
 ]
+
+
+#: How many failed messages of a batch the error's text names.
+MAX_LISTED = 5
 
 
 class JetStreamError(DramatiqError):
@@ -107,6 +115,57 @@ class UnsupportedMessage(JetStreamError, BrokerError):
 
 class DelayNotSupported(JetStreamError, BrokerError):
     """Raised when a delay is asked of a stream that does not allow message schedules."""
+
+
+class BatchFailure(NamedTuple):
+    """One message of a batch that is not known to be stored.
+
+    Parameters:
+      message(Message): The message.
+      error(Exception): What enqueueing it alone would have raised.
+    """
+
+    message: Message[Any]
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"{self.message.message_id} ({self.message.actor_name} on {self.message.queue_name!r}): {self.error}"
+
+
+class BatchFailed(JetStreamError, BrokerError):
+    """Raised at the end of a batch some of whose messages were not stored.  The others are.
+
+    Parameters:
+      failures(Sequence[BatchFailure]): Each message that was not stored, and why.
+      total(int): How many messages the batch had.
+      again(Callable): Enqueues them once more.
+    """
+
+    def __init__(self, failures: Sequence[BatchFailure], total: int, again: Callable[[], list[Message[Any]]]) -> None:
+        self.failures = tuple(failures)
+        self.total = total
+        self._again = again
+        listed = "".join(f"\n  {failure}" for failure in self.failures[:MAX_LISTED])
+        more = f"\n  and {len(failures) - MAX_LISTED} more" if len(failures) > MAX_LISTED else ""
+        super().__init__(f"{len(failures)} of {total} messages of a batch were not enqueued:{listed}{more}")
+
+    def retry(self) -> list[Message[Any]]:
+        """Enqueue the failed messages once more.
+
+        They keep their message ids, so that what the server stored without our hearing of it is not
+        stored twice, provided that this happens within the queue's duplicate window.
+
+        Raises:
+          BatchFailed: If some fail again.
+
+        Returns:
+          list[Message]: The messages that were enqueued.
+        """
+        return self._again()
+
+
+class BatchUnconfirmed(BatchFailed, BrokerConnectionError):
+    """Raised at the end of a batch if all that failed, failed for want of an answer: it may or may not be stored."""
 
 
 class Difference(NamedTuple):

@@ -74,15 +74,14 @@ class QueueHandling:
 
     def admit(self, message: JetStreamMessage) -> bool:
         """Whether a message may run here; one that may not is taken care of."""
-        self._bring_back_options(message)
-        if self._waits.hold_back(message):
-            return False
+        if message.redelivered or message.options:
+            self._bring_back_options(message)
+            if self._waits.hold_back(message):
+                return False
         if not self._policy.knows(message.actor_name):
             self._wait_for_actor(message)
             return False
-
-        limit = self._policy.max_retries(message)
-        if limit is not None and message.received_retries > limit:
+        if message.received_retries and self._is_beyond_limit(message):
             self._bury(message, Reason.ATTEMPTS_EXCEEDED, None)
             return False
         if message.was_delayed:
@@ -99,7 +98,7 @@ class QueueHandling:
         delivery = message.delivery
         if self._route.settings.confirm_acks and not delivery.settled:
             self._connection.call(lambda _: delivery.holder.confirm(delivery, ACK))
-            delivery.settled = True
+            delivery.finish()
         else:
             delivery.settle(ACK)
 
@@ -160,8 +159,12 @@ class QueueHandling:
             self.logger.error("Message %s cannot be tried again: %s", message.delivery, error)
             self._bury(message, Reason.HANDOFF_FAILED, message._exception or error)
 
+    def _is_beyond_limit(self, message: JetStreamMessage) -> bool:
+        limit = self._policy.max_retries(message)
+        return limit is not None and message.received_retries > limit
+
     def _decode(self, delivery: Delivery) -> Any:
-        return self._payload.decode(delivery.body, delivery.headers, delivery.origin)
+        return self._payload.decode(delivery)
 
     def _bring_back_options(self, message: JetStreamMessage) -> None:
         """Put back what earlier attempts left, and count them as the server does."""

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import math
 import random
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +17,7 @@ from .errors import ApiError, CallTimeout, StreamNotFound
 from .names import escape
 from .session import Session
 from .topology import HELPER_DEMANDS, STREAM_NOT_FOUND, bucket_config, ensure_stream
-from .wire import MSG_ID, TTL, Publication
+from .wire import MSG_ID, TTL, Publication, new_id
 
 T = TypeVar("T")
 
@@ -169,7 +168,7 @@ class KeyValue:
 
     async def write(self, session: Session, key: str, value: bytes, ttl: int, revision: int | None = None) -> bool:
         """Set a key; with a revision, only if that is its last, and tell whether it was; on the loop."""
-        headers = {MSG_ID: secrets.token_hex(12), TTL: str(max(math.ceil(ttl / 1000), 1))}
+        headers = {MSG_ID: new_id(), TTL: str(max(math.ceil(ttl / 1000), 1))}
         if revision is not None:
             headers[EXPECTED] = str(revision)
         publication = self._publication(session, key, value, headers)

@@ -13,8 +13,11 @@ from typing import Any
 
 from dramatiq.logging import get_logger
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
+from nats.errors import ConnectionReconnectingError
 
 from .errors import AuthenticationFailed, ConnectionFailed, ServerUnreachable, UnsupportedServer
+from .framing import DirectParser
 from .settings import BrokerSettings
 
 MIN_SERVER_VERSION = (2, 12)
@@ -26,6 +29,12 @@ RESERVED_OPTIONS = frozenset(
 
 #: A link that went dead is noticed after three of these seconds, so within the default timeout.
 PING_INTERVAL = 2
+
+#: Seconds to wait for the server's answer to a ping of the outbox.
+PONG_TIMEOUT = 5
+
+#: Bytes that may wait for the socket before more is held back.
+HIGH_WATER = 1024 * 1024
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _REFUSED = ("authorization", "authentication", "credentials", "nkey", "jwt")
@@ -48,7 +57,7 @@ class Link:
         on_denied: Callable[[str, str, Exception], None],
     ) -> None:
         self.logger = get_logger(__name__, type(self))
-        self.client = Client()
+        self.client, self.parser = _new_client()
         self.closing = False
         self._settings = settings
         self._on_back = on_back
@@ -91,6 +100,46 @@ class Link:
             raise
         finally:
             self._refusal = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the client is connected."""
+        return self.client.is_connected
+
+    def write(self, data: bytes) -> bool:
+        """Write to the server, behind what the client itself has to say; False if it must drain first.
+
+        Raises:
+          OSError: If the connection is going away.
+        """
+        client = self.client
+        transport = client._transport
+        if not transport:
+            raise ConnectionResetError
+        if client._pending:
+            transport.writelines(client._pending)
+            client._pending, client._pending_data_size = [], 0
+        transport.write(data)
+        # A WebSocket sends only what it is asked to drain.
+        return isinstance(transport, TcpTransport) and _unsent(transport) < HIGH_WATER
+
+    async def drain(self) -> None:
+        """Wait until the socket has taken enough to go on."""
+        transport = self.client._transport
+        if transport:
+            await transport.drain()
+
+    async def ping(self) -> None:
+        """Wait until the server has seen what was written.
+
+        Raises:
+          ConnectionReconnectingError: If the connection is away.
+        """
+        client = self.client
+        await client.flush(timeout=PONG_TIMEOUT)
+        if not client.is_connected:
+            # While it reconnects, the client returns without an answer.
+            raise ConnectionReconnectingError
 
     async def close(self) -> None:
         """Disconnect for good."""
@@ -153,7 +202,8 @@ class Link:
 
     async def _abandon(self) -> None:
         """Close a client that is of no use; nobody needs to hear of it."""
-        client, self.client = self.client, Client()
+        client = self.client
+        self.client, self.parser = _new_client()
         client._disconnected_cb = client._closed_cb = None
         # One that failed before its first attempt to connect refuses to be closed.
         if client._flush_queue is not None:
@@ -188,7 +238,7 @@ class Link:
 
     async def _replace(self) -> None:
         while True:
-            self.client = Client()
+            self.client, self.parser = _new_client()
             try:
                 await self.connect()
             except ConnectionFailed as error:
@@ -198,6 +248,17 @@ class Link:
                 break
         self._replacing = None
         await self._on_reconnected()
+
+
+def _new_client() -> tuple[Client, DirectParser]:
+    client = Client()
+    parser = client._ps = DirectParser(client)
+    return client, parser
+
+
+def _unsent(transport: TcpTransport) -> int:
+    writer = transport._io_writer
+    return writer.transport.get_write_buffer_size() if writer else 0
 
 
 def _failure(opening: asyncio.Future[None]) -> Exception | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from dataclasses import dataclass
 
 #: Longest escaped name that is used as it is.  The server takes stream names up to 255 bytes, and
@@ -19,6 +20,7 @@ _SPECIAL_IN_PREFIX = re.compile(rb"[^A-Za-z0-9-]")
 _ESCAPED = re.compile(rb"=([0-9A-F]{2})")
 
 
+@lru_cache(maxsize=4096)
 def escape(name: str) -> str:
     """Turn any text into one token that is valid in a subject, a stream name and a KV key.
 

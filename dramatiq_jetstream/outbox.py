@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
-from nats.errors import (
-    ConnectionClosedError,
-    ConnectionDrainingError,
-    ConnectionReconnectingError,
-    OutboundBufferLimitError,
-)
+from nats.errors import ConnectionReconnectingError
 from nats.errors import Error as NatsError
 
 from .loop_thread import LoopThread
@@ -21,64 +15,60 @@ from .loop_thread import LoopThread
 #: Seconds between two rounds of asking the server whether everything sent has arrived.
 CONFIRM_INTERVAL = 0.1
 
-#: Seconds to wait for the server's answer in such a round.
-CONFIRM_TIMEOUT = 5
+#: Bytes to hand to the socket at once.
+CHUNK = 256 * 1024
 
 
-class Client(Protocol):
-    """What the outbox needs of the NATS client."""
+class Wire(Protocol):
+    """What the outbox needs of the link."""
 
     @property
-    def is_connected(self) -> bool: ...
+    def is_up(self) -> bool: ...
 
-    async def publish(self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None) -> None: ...
+    def write(self, data: bytes) -> bool:
+        """Write to the server; False if it must drain before more is written.  Raises OSError."""
 
-    async def flush(self, timeout: int) -> None: ...
+    async def drain(self) -> None: ...
+
+    async def ping(self) -> None:
+        """Wait until the server has seen what was written.  Raises nats-py's errors, or OSError."""
 
 
 class Parcel(NamedTuple):
     """One message on its way to the server.
 
     Parameters:
-      subject(str): Where it goes.
-      body(bytes): What it holds.
-      reply(str): Where an answer shall go.
-      headers(dict): Its headers, if any.
+      command(bytes): What is written.
       keep(bool): Send it again if the connection breaks before the server must have seen it.
-      sent(Callable): Told on the loop once the client has it.
-      failed(Callable): Told on the loop if it can never be sent.
+      sent(Callable): Told on the loop once it is written, perhaps once for several.
     """
 
-    subject: str
-    body: bytes = b""
-    reply: str = ""
-    headers: dict[str, str] | None = None
+    command: bytes
     keep: bool = False
     sent: Callable[[], None] | None = None
-    failed: Callable[[Exception], None] | None = None
 
 
 class Outbox:
     """Sends from any thread, waking the loop once for all that wait.
 
     A kept parcel, an acknowledgement say, needs no round trip of its own: the server answers pings
-    in order, so two pings later it has seen the parcel, and until then a reconnect sends it again.
+    in order, so a pong means that it has seen the parcel, and until then a reconnect sends it again.
 
     Parameters:
       thread(LoopThread): The loop that owns the client.
-      client(Callable): Gives the current client.
+      wire(Wire): The link to the server.
     """
 
-    def __init__(self, thread: LoopThread, client: Callable[[], Client]) -> None:
+    def __init__(self, thread: LoopThread, wire: Wire) -> None:
         self._thread = thread
-        self._client = client
+        self._wire = wire
         self._queue: deque[Parcel] = deque()
         self._woken = False
-        self._sending: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
         self._confirming: asyncio.Task[None] | None = None
         self._pinging = asyncio.Lock()
         self._sent: list[Parcel] = []
-        self._pinged: deque[list[Parcel]] = deque()
+        self._pinged: list[Parcel] = []
 
     def send(self, parcel: Parcel) -> None:
         """Send a parcel, from any thread.  Raises RuntimeError if the loop is closed."""
@@ -90,49 +80,65 @@ class Outbox:
     def wake(self) -> None:
         """Send what waits; on the loop."""
         self._woken = False
-        if self._queue and (self._sending is None or self._sending.done()):
-            self._sending = asyncio.ensure_future(self._send_all())
+        while self._queue and self._wire.is_up and (self._draining is None or self._draining.done()):
+            self._send_some()
 
     def resume(self) -> None:
         """Send again what a broken connection may have lost; on the loop."""
-        unseen = [*itertools.chain.from_iterable(self._pinged), *self._sent]
-        self._queue.extendleft(reversed(unseen))
-        self._pinged, self._sent = deque(), []
+        self._queue.extendleft(reversed([*self._pinged, *self._sent]))
+        self._pinged, self._sent = [], []
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
         self.wake()
 
     async def settle(self) -> None:
         """Wait until the server has seen every kept parcel; on the loop."""
-        while self._queue or self._sent or any(self._pinged):
-            if self._sending is not None:
-                await asyncio.shield(self._sending)
+        while self._queue or self._sent or self._pinged:
+            self.wake()
+            if self._draining is not None:
+                await asyncio.wait([self._draining])
             try:
                 await self._ping()
             except ConnectionReconnectingError:
                 await asyncio.sleep(CONFIRM_INTERVAL)
 
-    async def _send_all(self) -> None:
-        client = self._client()
-        while self._queue:
-            parcel = self._queue.popleft()
-            try:
-                await client.publish(parcel.subject, parcel.body, parcel.reply, parcel.headers)
-            except (OutboundBufferLimitError, ConnectionClosedError, ConnectionDrainingError):
-                # The connection is away; resume() continues here once it is back.
-                self._queue.appendleft(parcel)
-                return
-            except (NatsError, ValueError) as error:
-                if parcel.failed is not None:
-                    parcel.failed(error)
-                continue
-            if parcel.keep:
-                self._sent.append(parcel._replace(sent=None))
-            if parcel.sent is not None:
-                parcel.sent()
+    def _send_some(self) -> None:
+        parcels = self._take()
+        try:
+            ready = self._wire.write(b"".join([parcel.command for parcel in parcels]))
+        except OSError:
+            # The connection is going away; resume() continues here once it is back.
+            self._queue.extendleft(reversed(parcels))
+            self._draining = asyncio.ensure_future(self._go_on_after(asyncio.sleep(CONFIRM_INTERVAL)))
+            return
+        if not ready:
+            self._draining = asyncio.ensure_future(self._go_on_after(self._wire.drain()))
+        self._sent += [parcel for parcel in parcels if parcel.keep]
+        for sent in {parcel.sent for parcel in parcels}:
+            if sent is not None:
+                sent()
         if self._sent and (self._confirming is None or self._confirming.done()):
             self._confirming = asyncio.ensure_future(self._confirm())
 
+    def _take(self) -> list[Parcel]:
+        parcels, size = [], 0
+        while self._queue and size < CHUNK:
+            parcel = self._queue.popleft()
+            parcels.append(parcel)
+            size += len(parcel.command)
+        return parcels
+
+    async def _go_on_after(self, something: Awaitable[None]) -> None:
+        try:
+            await something
+        except OSError:
+            # A broken connection ends in resume().
+            return
+        asyncio.get_running_loop().call_soon(self.wake)
+
     async def _confirm(self) -> None:
-        while self._sent or any(self._pinged):
+        while self._sent or self._pinged:
             await asyncio.sleep(CONFIRM_INTERVAL)
             try:
                 await self._ping()
@@ -142,14 +148,9 @@ class Outbox:
 
     async def _ping(self) -> None:
         async with self._pinging:
-            rounds = self._pinged
-            rounds.append(self._sent)
+            self._pinged += self._sent
             self._sent = []
-            client = self._client()
-            await client.flush(timeout=CONFIRM_TIMEOUT)
-            if not client.is_connected:
-                # While it reconnects, the client returns without an answer.
-                raise ConnectionReconnectingError
-            # The client writes a ping ahead of what it still buffers, so the second one counts.
-            if len(rounds) > 1:
-                rounds.popleft()
+            pinged = self._pinged
+            await self._wire.ping()
+            if self._pinged is pinged:
+                self._pinged = []

@@ -197,7 +197,7 @@ class ParkedMessages:
 
     def _read(self, queue: Queue, delivery: Delivery) -> tuple[JetStreamMessage | None, Reason, DecodeError | None]:
         try:
-            decoded = queue.payload.decode(delivery.body, delivery.headers, delivery.origin)
+            decoded = queue.payload.decode(delivery)
         except DecodeError as error:
             return None, Reason.UNDECODABLE, error
         message = JetStreamMessage(decoded, delivery)

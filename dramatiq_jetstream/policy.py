@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from dramatiq import Broker, Middleware
 from dramatiq.middleware import Retries, TimeLimit
 
-from .delivery import JetStreamMessage
 from .topology import Route
 from .wire import AnyMessage, DramatiqPayload, JsonPayload, PayloadFormat
 
@@ -68,13 +67,14 @@ class Policy:
         limit: float = own or self._actor_option(message, "time_limit", limiter.time_limit)
         return limit if math.isfinite(limit) else None
 
-    def start_clock(self, message: JetStreamMessage) -> None:
-        """Let a message's lease end some time after its actor should have been interrupted.
+    def lease_limit(self, message: AnyMessage) -> float | None:
+        """The seconds after which a running message's lease shall end, some time after its actor should
+        have been interrupted; None if nothing limits it.
 
         A thread that TimeLimit cannot interrupt, stuck in C code, thus loses its message in the end.
         """
         limit = self.time_limit(message) if self.knows(message.actor_name) else None
-        message.delivery.start_clock(None if limit is None else limit / 1000 + LEASE_GRACE)
+        return None if limit is None else limit / 1000 + LEASE_GRACE
 
     def payload(self, route: Route) -> PayloadFormat:
         """How a queue's messages are written."""

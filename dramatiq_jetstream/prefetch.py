@@ -13,7 +13,7 @@ LOOKAHEAD = 50
 PACE_WINDOW = 0.25
 
 #: The most to hold, as a multiple of dramatiq's own prefetch.
-MAX_FACTOR = 4
+MAX_FACTOR = 8
 
 
 class Prefetch:
@@ -39,7 +39,7 @@ class Prefetch:
         self._clock = clock
         self._pace = 0.0
         self._count = 0
-        self._since = clock()
+        self._since = self._last = clock()
 
     @classmethod
     def choose(
@@ -69,19 +69,22 @@ class Prefetch:
     @property
     def capacity(self) -> int:
         """How many messages may be held right now."""
-        passed = self._clock() - self._since
-        # Whoever has not finished anything for a while is slow, however quick it was before.
+        now = self._clock()
+        passed, idle = now - self._since, now - self._last
         pace = self._pace if passed < PACE_WINDOW else (self._count + 1) / passed
+        # Whoever has not finished anything for a while is slow, however quick it was before.
+        pace = min(pace, self.threads / idle) if idle > 0 else pace
         return min(self.threads + int(pace * self.lookahead), self.limit)
 
-    def finished(self) -> None:
-        """Count a message that is done."""
-        self._count += 1
-        passed = self._clock() - self._since
+    def finished(self, count: int = 1) -> None:
+        """Count messages that are done."""
+        self._count += count
+        self._last = self._clock()
+        passed = self._last - self._since
         if passed >= PACE_WINDOW or self._count >= self.limit:
             self._pace = self._count / max(passed, 0.001)
             self._count = 0
-            self._since = self._clock()
+            self._since = self._last
 
     def wanted(self, held: int) -> int:
         """How many more to ask for; 0 until it is worth a request."""

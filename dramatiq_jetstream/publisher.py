@@ -1,20 +1,17 @@
-"""Publishing that returns once the stream has stored the message."""
+"""Publishing, each message of which is answered once the stream has stored it."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import json
-from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-
-from nats.aio.msg import Msg
 
 from .errors import ApiError, BrokerConnectionError, StreamNotFound
 from .outbox import Outbox, Parcel
-from .threads import new_future
-from .wire import Publication
+from .protocol import STATUS, parse_headers, publish_command
+from .wire import BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, Publication
 
 #: Seconds without an answer after which a publish is repeated under its message id.
 REPEAT_AFTER = 2.0
@@ -34,10 +31,13 @@ class Receipt(NamedTuple):
     duplicate: bool
 
 
+Outcome = Receipt | Exception
+
+
 class _Waiter(NamedTuple):
-    publication: Publication
-    future: Future[Receipt]
+    subject: str
     parcel: Parcel
+    done: Callable[[Outcome], object]
     repeated: bool = False
 
 
@@ -52,37 +52,70 @@ class Publisher:
     def __init__(self, outbox: Outbox, inbox: str) -> None:
         self._outbox = outbox
         self.inbox = inbox
-        self._pending: dict[str, _Waiter] = {}
+        self._pending: dict[bytes, _Waiter] = {}
         self._tokens = itertools.count()
-        self._repeating: asyncio.TimerHandle | None = None
 
-    def submit(self, publication: Publication) -> Future[Receipt]:
-        """Publish a message; the future holds the receipt or the error.
+    @property
+    def waiting(self) -> int:
+        """How many publishes are not answered yet."""
+        return len(self._pending)
 
-        Until it is answered or cancelled the message is sent again after a reconnect, and every two
+    def submit(self, publication: Publication, done: Callable[[Outcome], object]) -> bytes:
+        """Publish a message; from any thread.
+
+        Until it is answered or forgotten the message is sent again after a reconnect, and every two
         seconds; its Nats-Msg-Id makes the stream store it once.
+
+        Parameters:
+          publication(Publication): The message.
+          done(Callable): Told the receipt or the error, once, on the loop; it must not raise.
+
+        Returns:
+          bytes: What :meth:`forget` takes.
         """
-        token = str(next(self._tokens))
-        future: Future[Receipt] = new_future()
+        token = b"%d" % next(self._tokens)
+        self._launch(token, publication.subject, self._command(publication, token), done)
+        return token
 
-        def failed(error: Exception) -> None:
-            self._resolve(token, error)
+    def submit_together(
+        self, publications: Sequence[Publication], batch: str, done: Callable[[Outcome], object]
+    ) -> bytes:
+        """Publish messages that one stream is to store together or not at all; else as :meth:`submit` does.
 
-        parcel = Parcel(publication.subject, publication.body, self.inbox + token, publication.headers, failed=failed)
-        self._pending[token] = _Waiter(publication, future, parcel)
-        future.add_done_callback(lambda _: self._pending.pop(token, None))
+        Parameters:
+          publications(Sequence[Publication]): The messages.
+          batch(str): A name for them that was never used.
+          done(Callable): Told the last one's receipt, or the error.
+        """
+        token = b"%d" % next(self._tokens)
+        commands = []
+        for number, publication in enumerate(publications, 1):
+            headers = {**publication.headers, BATCH_ID: batch, BATCH_SEQUENCE: str(number)}
+            if number < len(publications):
+                commands.append(publish_command(publication.subject, publication.body, headers=headers))
+            else:
+                commands.append(self._command(publication._replace(headers={**headers, BATCH_COMMIT: "1"}), token))
+        self._launch(token, publications[-1].subject, b"".join(commands), done)
+        return token
+
+    def _command(self, publication: Publication, token: bytes) -> bytes:
+        reply = self.inbox + token.decode()
+        return publish_command(publication.subject, publication.body, reply, publication.headers)
+
+    def _launch(self, token: bytes, subject: str, command: bytes, done: Callable[[Outcome], object]) -> None:
+        parcel = Parcel(command)
+        self._pending[token] = _Waiter(subject, parcel, done)
         self._outbox.send(parcel)
-        return future
 
-    async def on_reply(self, reply: Msg) -> None:
+    def forget(self, token: bytes) -> None:
+        """Give a publish up: nobody waits for its answer any more; from any thread."""
+        self._pending.pop(token, None)
+
+    def on_reply(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
         """Resolve the publish that an answer belongs to; on the loop."""
-        token = reply.subject[len(self.inbox) :]
-        waiter = self._pending.get(token)
+        waiter = self._pending.pop(subject[len(self.inbox) :], None)
         if waiter is not None:
-            outcome = _read_reply(reply, waiter.publication.subject)
-            if isinstance(outcome, ApiError):
-                outcome.repeated = waiter.repeated
-            self._resolve(token, outcome)
+            waiter.done(_read_answer(headers, body, waiter))
 
     def resume(self) -> None:
         """Repeat every publish that is not answered; on the loop."""
@@ -91,49 +124,39 @@ class Publisher:
 
     def watch(self) -> None:
         """Repeat, from now on, what stays unanswered for long; on the loop."""
-        seen: set[str] = set()
+        seen: set[bytes] = set()
 
         def repeat() -> None:
             nonlocal seen
             for token in seen & self._pending.keys():
                 self._repeat(token)
             seen = set(self._pending)
-            self._repeating = asyncio.get_running_loop().call_later(REPEAT_AFTER, repeat)
+            asyncio.get_running_loop().call_later(REPEAT_AFTER, repeat)
 
         repeat()
 
     def fail(self, error: BrokerConnectionError, concerns: Callable[[str], bool]) -> None:
         """Fail the publishes whose subject an error concerns; on the loop."""
         for token, waiter in list(self._pending.items()):
-            if concerns(waiter.publication.subject):
-                self._resolve(token, error)
+            if concerns(waiter.subject) and self._pending.pop(token, None) is not None:
+                waiter.done(error)
 
-    def _repeat(self, token: str) -> None:
+    def _repeat(self, token: bytes) -> None:
         # Its caller may give it up at any moment.
         waiter = self._pending.get(token)
         if waiter is not None:
             self._pending[token] = waiter._replace(repeated=True)
             self._outbox.send(waiter.parcel)
 
-    def _resolve(self, token: str, outcome: Receipt | Exception) -> None:
-        waiter = self._pending.pop(token, None)
-        if waiter is None:
-            return
-        try:
-            if isinstance(outcome, Receipt):
-                waiter.future.set_result(outcome)
-            else:
-                waiter.future.set_exception(outcome)
-        except InvalidStateError:
-            # The caller gave up between the two lines above; there is nobody left to tell.
-            return
 
-
-def _read_reply(reply: Msg, subject: str) -> Receipt | Exception:
-    if reply.headers and reply.headers.get("Status") == "503":
-        return StreamNotFound(f"no stream listens on {subject!r}")
-    answer: dict[str, Any] = json.loads(reply.data)
+def _read_answer(headers: bytes, body: bytes, waiter: _Waiter) -> Outcome:
+    if headers and parse_headers(headers).get(STATUS) == "503":
+        return StreamNotFound(f"no stream listens on {waiter.subject!r}")
+    answer: dict[str, Any] = json.loads(body)
     error = answer.get("error")
-    if error is not None:
-        return ApiError(f"publishing to {subject!r}", error["code"], error.get("err_code", 0), error["description"])
-    return Receipt(answer["stream"], answer["seq"], answer.get("duplicate", False))
+    if error is None:
+        return Receipt(answer["stream"], answer["seq"], answer.get("duplicate", False))
+    code, number, text = error["code"], error.get("err_code", 0), error["description"]
+    failure = ApiError(f"publishing to {waiter.subject!r}", code, number, text)
+    failure.repeated = waiter.repeated
+    return failure

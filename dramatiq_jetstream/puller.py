@@ -1,26 +1,25 @@
 """The loop side of a consumer: pulls by credit, watches heartbeats, renews leases.
 
-All state in here lives on the loop alone; other threads reach it through the outbox or
-``call_soon_threadsafe``.
+All state in here lives on the loop alone, but for what is held, which other threads remove; they
+reach the rest through the outbox or ``call_soon_threadsafe``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from dramatiq.common import compute_backoff
 from dramatiq.logging import get_logger
-from nats.aio.msg import Msg
 
 from .delivery import PROGRESS, Delivery, Record
 from .errors import BrokerError
 from .outbox import Parcel
 from .prefetch import Prefetch
+from .protocol import DESCRIPTION, STATUS, parse_headers, publish_command
 from .session import Session
 from .topology import Limits, Route
 
@@ -36,7 +35,7 @@ EXPIRES = 30.0
 #: The longest pause, in milliseconds, between attempts to resume after an error.
 MAX_PAUSE = 10_000
 
-_ACK_PREFIX = "$JS.ACK."
+_ACK_PREFIX = b"$JS.ACK."
 _PENDING = "Nats-Pending-Messages"
 
 
@@ -73,6 +72,9 @@ class Puller:
         self._held: dict[str, Delivery] = {}
         self._recalling: set[asyncio.Task[None]] = set()
         self._requested = 0
+        self._received = 0
+        self._finished = 0
+        self._refilling = False
         self._ready = False
         self._stopped = False
         self._failures = 0
@@ -120,38 +122,57 @@ class Puller:
           ConnectionClosed: If the answer can no longer be sent.
         """
         self.session.check_open()
-        self.session.outbox.send(delivery.parcel(answer, lambda: self._release(delivery)))
+        self._held.pop(delivery.reply, None)
+        self.session.outbox.send(delivery.parcel(answer, self._refill_soon))
 
     async def confirm(self, delivery: Delivery, answer: bytes) -> None:
         """Answer the server, wait for its word, and let go of the message."""
         await self.session.request(delivery.reply, answer)
-        self._release(delivery)
+        self._held.pop(delivery.reply, None)
+        self._refill_soon()
 
     async def _open(self) -> None:
         self.limits = await self._prepare(self.session, self.route)
-        self._inbox, self._subscription = await self.session.subscribe(self._on_message)
+        self._inbox, self._subscription = await self.session.receive(self._on_message)
         self._requested = 0
         self._heard = time.monotonic()
         self._ready = True
         self._refill()
 
     def _refill(self) -> None:
+        self._refilling = False
+        self._count_finished()
         wanted = self.prefetch.wanted(len(self._held) + self._requested) if self._ready else 0
         if wanted > 0:
             self._requested += wanted
             request = {"batch": wanted, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)}
-            self.session.outbox.send(Parcel(self._next, json.dumps(request).encode(), self._inbox))
+            command = publish_command(self._next, json.dumps(request).encode(), self._inbox)
+            self.session.outbox.send(Parcel(command))
 
-    async def _on_message(self, msg: Msg) -> None:
+    def _count_finished(self) -> None:
+        finished = self._received - len(self._held) - self._finished
+        if finished > 0:
+            self._finished += finished
+            self.prefetch.finished(finished)
+            self._end_renewal()
+
+    def _refill_soon(self) -> None:
+        """Ask for more at the end of this turn of the loop, once for all that it brings."""
+        if not self._refilling:
+            self._refilling = True
+            asyncio.get_running_loop().call_soon(self._refill)
+
+    def _on_message(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
         self._heard = time.monotonic()
-        if not msg.reply.startswith(_ACK_PREFIX):
-            self._on_status(msg.headers or {})
+        if not reply.startswith(_ACK_PREFIX):
+            self._on_status(parse_headers(headers))
             return
         self._requested = max(self._requested - 1, 0)
         self._recovered()
-        delivery = Delivery(msg.reply, msg.data, msg.headers or {}, self)
-        self._held[msg.reply] = delivery
-        if delivery.origin.deliveries > 1:
+        delivery = Delivery(reply.decode(), body, headers, self)
+        self._held[delivery.reply] = delivery
+        self._received += 1
+        if delivery.redelivered:
             task = asyncio.ensure_future(self._deliver_again(delivery))
             self._recalling.add(task)
             task.add_done_callback(self._recalling.discard)
@@ -163,9 +184,8 @@ class Puller:
         self._deliver(delivery)
 
     def _on_status(self, headers: dict[str, str]) -> None:
-        status = headers.get("Status", "")
-        # Where the server gives no description, nats-py takes what follows for one: a line break and a header.
-        text = headers.get("Description", "").partition("\n")[0].strip()
+        status = headers.get(STATUS, "")
+        text = headers.get(DESCRIPTION, "")
         if status in ("100", "404", "408"):
             self._recovered()
         if status == "100":
@@ -232,14 +252,9 @@ class Puller:
             await asyncio.sleep(max(self.limits.ack_wait / 3000, 0.05))
             now = time.monotonic()
             for delivery in list(self._held.values()):
-                if (delivery.lease_ends or math.inf) > now:
+                ends = delivery.lease_ends
+                if ends is None or ends > now:
                     self.session.outbox.send(delivery.parcel(PROGRESS))
-
-    def _release(self, delivery: Delivery) -> None:
-        if self._held.pop(delivery.reply, None) is not None:
-            self.prefetch.finished()
-            self._refill()
-            self._end_renewal()
 
     def _end_renewal(self) -> None:
         if self._stopped and not self._held and self._renewing is not None:

@@ -8,7 +8,7 @@ import time
 from dramatiq.logging import get_logger
 
 from .connection import Connection
-from .errors import ApiError, DelayNotSupported, EnqueueRejected, MessageTooLarge, StreamNotFound
+from .errors import ApiError, BrokerError, DelayNotSupported, EnqueueRejected, MessageTooLarge, StreamNotFound
 from .handling import QueueHandling
 from .publisher import Receipt
 from .session import Session
@@ -23,6 +23,7 @@ PAUSE = 0.25
 ROOM = 4_096
 
 _TOO_LARGE = 10054
+_NO_ATOMIC = 10174
 _NO_SCHEDULES = frozenset({10188, 10189, 10190})
 
 
@@ -90,18 +91,30 @@ class Queue:
         """What to go by where the server may not be asked."""
         return Limits(self.route.settings.ack_wait or DEFAULT_ACK_WAIT, max_deliver)
 
+    def prepare(self, publication: Publication) -> None:
+        """See to it that a message can be published.
+
+        Raises:
+          MessageTooLarge: If the server would not take it, or not its dead letter.
+          ConfigMismatch, BrokerConnectionError: If its stream cannot be made.
+        """
+        session = self._connection.session()
+        limit = session.client.max_payload - ROOM
+        if publication.may_exceed(limit):
+            # Only now, for the sentence takes longer than the check.
+            publication.check_size(limit, f"{self.route.describe()} (the server's max_payload less {ROOM})")
+        if self._managed and self._ensured is not session:
+            self._connection.call(self.ensure_stream)
+
     def store(self, publication: Publication) -> Receipt:
         """Publish a message and wait until the stream has stored it.
 
         A stream that does not answer is made anew, or waited for: it may be without a leader.
         """
         deadline = time.monotonic() + self._connection.settings.timeout / 1000
-        limit = self._connection.session().client.max_payload - ROOM
-        publication.check_size(limit, f"{self.route.describe()} (the server's max_payload less {ROOM})")
         while True:
             try:
-                if self._managed and self._ensured is not self._connection.session():
-                    self._connection.call(self.ensure_stream)
+                self.prepare(publication)
                 return self._connection.publish(publication)
             except StreamNotFound as error:
                 self._ensured = None
@@ -109,7 +122,7 @@ class Queue:
                     raise self._missing(publication) from error
                 time.sleep(PAUSE)
             except ApiError as error:
-                raise self._rejection(error, publication) from error
+                raise self.rejection(error, publication) from error
 
     def _missing(self, publication: Publication) -> StreamNotFound:
         return StreamNotFound(
@@ -117,7 +130,8 @@ class Queue:
             f"'nats stream add {self.route.stream}', or let the broker do it (declare='auto')"
         )
 
-    def _rejection(self, error: ApiError, publication: Publication) -> Exception:
+    def rejection(self, error: ApiError, publication: Publication) -> BrokerError:
+        """What to raise when the stream refuses a message."""
         where = self.route.describe()
         if error.err_code == _TOO_LARGE:
             return MessageTooLarge(
@@ -127,5 +141,10 @@ class Queue:
         if error.err_code in _NO_SCHEDULES:
             return DelayNotSupported(
                 f"{where} refused a delayed message: {error.description}; allow_msg_schedules must be on for the stream"
+            )
+        if error.err_code == _NO_ATOMIC:
+            return EnqueueRejected(
+                f"{where} does not store messages together: allow_atomic must be on for the stream, or leave "
+                "atomic=True out"
             )
         return EnqueueRejected(f"{where} refused a message: {error.description} (error {error.err_code})")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
@@ -16,10 +15,12 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from .errors import ApiError, CallTimeout, ConnectionClosed, PermissionDenied, UnsupportedServer
+from .framing import Receiver
 from .link import Link
 from .loop_thread import LoopThread
 from .outbox import Outbox, Parcel
-from .publisher import Publisher, Receipt
+from .protocol import publish_command
+from .publisher import Outcome, Publisher, Receipt
 from .settings import BrokerSettings
 from .wire import Publication
 
@@ -59,7 +60,7 @@ class Session:
         self.api = f"$JS.{settings.domain}.API" if settings.domain else "$JS.API"
         self.thread = LoopThread("dramatiq-jetstream")
         self.link = Link(settings, self._on_back, self._on_denied)
-        self.outbox = Outbox(self.thread, lambda: self.client)
+        self.outbox = Outbox(self.thread, self.link)
         self.publisher: Publisher
         self._listeners: set[Listener] = set()
         self._asking: set[tuple[str, asyncio.Future[Any]]] = set()
@@ -104,12 +105,14 @@ class Session:
 
         Raises:
           ValueError: If nothing can be published to the subject.
+          MessageTooLarge: If the server takes no message of that size.
           ConnectionClosed: If the connection is closed.
         """
         if not subject or any(token in ("", "*", ">") or _SPACE.search(token) for token in subject.split(".")):
             raise ValueError(f"{subject!r} is not a subject that can be published to")
         self.check_open()
-        self.outbox.send(Parcel(subject, body, keep=True))
+        self.check_size(Publication(subject, body, {}))
+        self.outbox.send(Parcel(publish_command(subject, body), keep=True))
 
     def listen(self, subject: str, callback: Callable[[str, bytes], object]) -> Subscription:
         """Call back on the loop for each message on a subject; from any thread but the loop's."""
@@ -124,6 +127,10 @@ class Session:
         if not self.is_open:
             raise ConnectionClosed(f"the connection to {self.link.address} is closed")
 
+    def check_size(self, publication: Publication) -> None:
+        """Raise MessageTooLarge if the server takes no message of that size; it would close the connection."""
+        publication.check_size(self.client.max_payload, "the server (max_payload)")
+
     def check_hears(self) -> None:
         """Raise PermissionDenied if the server's answers cannot arrive; from any thread."""
         if self._deaf is not None:
@@ -137,12 +144,12 @@ class Session:
         """Take a listener back."""
         self._listeners.discard(listener)
 
-    async def subscribe(self, callback: Callable[[Msg], Awaitable[None]]) -> tuple[str, Any]:
-        """Subscribe to an inbox of one's own and return its subject and the subscription."""
+    async def receive(self, receiver: Receiver) -> tuple[str, Any]:
+        """Subscribe to an inbox of one's own, on the shortest way; return its subject and the subscription."""
         inbox = self.client.new_inbox()
-        return inbox, await self.subscribe_to(inbox, callback)
+        return inbox, await self._receive(inbox, receiver)
 
-    async def subscribe_to(self, subject: str, callback: Callable[[Msg], Awaitable[None]]) -> Any:
+    async def subscribe_to(self, subject: str, callback: Callable[[Msg], Awaitable[None]] | None) -> Any:
         """Subscribe to a subject and return the subscription."""
         try:
             return await self.client.subscribe(subject, cb=callback)
@@ -160,6 +167,7 @@ class Session:
         except nats.errors.Error as error:
             # The connection broke meanwhile, and the subscription with it.
             self.logger.debug("Unsubscribing: %s", error)
+        self.link.parser.receivers.pop(_sid(subscription), None)
 
     async def request(self, subject: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
         """Send a request and return the answer.
@@ -202,17 +210,34 @@ class Session:
           ApiError: If the stream refuses it.
           CallTimeout: If there is no answer within the timeout.
         """
-        future = self.submit(publication)
+        self.check_size(publication)
+        answered: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, Exception):
+                answered.set_exception(outcome)
+            else:
+                answered.set_result(outcome)
+
+        token = self.submit(publication, lambda outcome: None if answered.done() else done(outcome))
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
+            return await asyncio.wait_for(answered, self.timeout)
         except asyncio.TimeoutError as error:
             raise self.unconfirmed(publication) from error
+        finally:
+            self.publisher.forget(token)
 
-    def submit(self, publication: Publication) -> Future[Receipt]:
-        """Begin to publish a message; from any thread.  Raises MessageTooLarge."""
+    def submit(self, publication: Publication, done: Callable[[Outcome], object]) -> bytes:
+        """Begin to publish a message that the server does not find too large, as the publisher does; from any thread."""
         self.check_hears()
-        publication.check_size(self.client.max_payload, "the server (max_payload)")
-        return self.publisher.submit(publication)
+        return self.publisher.submit(publication, done)
+
+    def submit_together(
+        self, publications: Sequence[Publication], batch: str, done: Callable[[Outcome], object]
+    ) -> bytes:
+        """Begin to publish such messages together, as the publisher does; from any thread."""
+        self.check_hears()
+        return self.publisher.submit_together(publications, batch, done)
 
     def unconfirmed(self, publication: Publication) -> CallTimeout:
         """What to raise when there is no answer to a publish."""
@@ -263,11 +288,6 @@ class Session:
             raise ApiError(operation, error["code"], error.get("err_code", 0), error.get("description", ""))
         return fields
 
-    def parse_headers(self, block: bytes) -> dict[str, str]:
-        """Read a block of headers as it is stored; from any thread."""
-        _, _, lines = block.partition(b"\r\n")
-        return Client._parse_header_lines(lines)
-
     async def ask(self, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float) -> Msg:
         """Send a request once, as :meth:`request` does, and wait so many seconds for the answer.
 
@@ -309,9 +329,14 @@ class Session:
             await self.outbox.settle()
         await self.link.close()
 
+    async def _receive(self, subject: str, receiver: Receiver) -> Any:
+        subscription = await self.subscribe_to(subject, None)
+        self.link.parser.receivers[_sid(subscription)] = receiver
+        return subscription
+
     async def _subscribe_receipts(self) -> None:
         self._hearing = self.client
-        await self.client.subscribe(f"{self.publisher.inbox}*", cb=self.publisher.on_reply)
+        await self._receive(f"{self.publisher.inbox}*", self.publisher.on_reply)
 
     def _on_back(self) -> None:
         self._deaf = None
@@ -360,6 +385,10 @@ class Subscription:
         """Stop the messages."""
         if self._session.is_open:
             self._session.thread.submit(self._session.unsubscribe(self._subscription)).result()
+
+
+def _sid(subscription: Any) -> bytes:
+    return b"%d" % subscription._id
 
 
 def _denial(verb: str, subject: str) -> PermissionDenied:

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from nats.aio.msg import Msg
-
 from .connection import Connection
 from .errors import ApiError, CallTimeout
+from .protocol import parse_headers
 from .session import Session
 
 #: How many messages are read at a time.
@@ -91,15 +90,15 @@ async def _collect(session: Session, stream: str, request: Mapping[str, object])
     found: list[Stored] = []
     complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def collect(msg: Msg) -> None:
-        headers = msg.headers or {}
+    def collect(subject: bytes, reply: bytes, block: bytes, body: bytes) -> None:
+        headers = parse_headers(block)
         if _SEQUENCE in headers:
             timestamp = nanoseconds(headers[_TIMESTAMP])
-            found.append(Stored(int(headers[_SEQUENCE]), headers[_SUBJECT], headers, msg.data, timestamp))
+            found.append(Stored(int(headers[_SEQUENCE]), headers[_SUBJECT], headers, body, timestamp))
         elif not complete.done():
             complete.set_result(None)
 
-    inbox, subscription = await session.subscribe(collect)
+    inbox, subscription = await session.receive(collect)
     try:
         await session.client.publish(f"{session.api}.DIRECT.GET.{stream}", json.dumps(request).encode(), inbox)
         await asyncio.wait_for(complete, session.timeout)
@@ -150,7 +149,7 @@ async def _get(session: Session, stream: str, request: Mapping[str, object]) -> 
             return None
         raise
     message = answer["message"]
-    headers = session.parse_headers(base64.b64decode(message.get("hdrs", "")))
+    headers = parse_headers(base64.b64decode(message.get("hdrs", "")))
     body = base64.b64decode(message.get("data", ""))
     return Stored(message["seq"], message["subject"], headers, body, nanoseconds(message["time"]))
 

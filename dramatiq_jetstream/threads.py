@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -42,6 +44,33 @@ def new_future() -> Future[Any]:
 def new_buffer() -> Buffer[Any]:
     """A queue that one thread fills while another waits."""
     return _GreenBuffer() if is_green() else SimpleQueue()
+
+
+class Slot:
+    """What one thread waits for and another puts in, once; a future without all that a future can do besides."""
+
+    __slots__ = ("_content", "_empty")
+
+    def __init__(self) -> None:
+        self._content: Any = None
+        self._empty = allocate_lock()
+        self._empty.acquire()
+
+    def put(self, content: Any) -> None:
+        """Put it in, and wake who waits."""
+        self._content = content
+        self._empty.release()
+
+    def take(self, timeout: float) -> Any:
+        """Wait for it, so many seconds at most.  Raises TimeoutError."""
+        if not self._empty.acquire(timeout=timeout):
+            raise TimeoutError
+        return self._content
+
+
+def new_slot() -> Slot:
+    """A slot that one thread fills while another waits."""
+    return _GreenSlot() if is_green() else Slot()
 
 
 def start_thread(function: Callable[[], object], name: str) -> Callable[[float], object]:
@@ -151,6 +180,24 @@ class _GreenFuture(Future[Any]):
         if not self.done():
             self.wait(timeout)
         return super().result(0)
+
+
+class _GreenSlot(Slot):
+    """A slot that a thread fills while a greenlet of another waits."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self) -> None:
+        self._future = _GreenFuture()
+
+    def put(self, content: Any) -> None:
+        self._future.set_result(content)
+
+    def take(self, timeout: float) -> Any:
+        try:
+            return self._future.result(timeout)
+        except FutureTimeoutError as error:
+            raise TimeoutError from error
 
 
 class _GreenBuffer:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import math
+import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
@@ -25,6 +27,9 @@ Actors = Mapping[str, "Actor[..., Any]"]
 
 MSG_ID = "Nats-Msg-Id"
 TTL = "Nats-TTL"
+BATCH_ID = "Nats-Batch-Id"
+BATCH_SEQUENCE = "Nats-Batch-Sequence"
+BATCH_COMMIT = "Nats-Batch-Commit"
 EXPECTED_LAST_ID = "Nats-Expected-Last-Msg-Id"
 EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
 SCHEDULE = "Nats-Schedule"
@@ -52,6 +57,7 @@ _TIMESTAMP_SLACK = 1_000
 #: recursion limit, met there, ends the thread.  A pipeline takes two levels for each step.
 MAX_NESTING = 500
 
+_NESTING = (dict, list, tuple)
 _NUMBER = (int, float)
 _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "retries": (int,),
@@ -75,6 +81,28 @@ _OPTION_TYPES: dict[str, tuple[type, ...]] = {
 _UNBOUNDED = frozenset({"max_age", "time_limit"})
 
 
+class _Ids:
+    """Where ids come from: a random part for each process, and a count."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self.prefix = secrets.token_hex(12)
+        self.count = itertools.count()
+
+
+_ids = _Ids()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.restart)
+
+
+def new_id() -> str:
+    """A Nats-Msg-Id that nobody else has."""
+    return f"{_ids.prefix}{next(_ids.count):x}"
+
+
 class Publication(NamedTuple):
     """One message as the server takes it."""
 
@@ -88,6 +116,11 @@ class Publication(NamedTuple):
         lines = sum(len(name.encode()) + len(value.encode()) + 4 for name, value in self.headers.items())
         return len(self.body) + (len(b"NATS/1.0\r\n\r\n") + lines if self.headers else 0)
 
+    def may_exceed(self, limit: int) -> bool:
+        """Whether it could be larger than so many bytes: quick, and sometimes wrong with a yes."""
+        text = sum(map(len, self.headers)) + sum(map(len, self.headers.values()))
+        return len(self.body) + 4 * text + 64 + 4 * len(self.headers) > limit
+
     def named(self, msg_id: str) -> Publication:
         """The same message under a Nats-Msg-Id of the caller's choice."""
         headers = {**self.headers, MSG_ID: msg_id}
@@ -98,7 +131,7 @@ class Publication(NamedTuple):
 
     def check_size(self, limit: int | None, where: str) -> None:
         """Raise MessageTooLarge if the message exceeds a limit in bytes."""
-        if limit is not None and self.size > limit:
+        if limit is not None and self.may_exceed(limit) and self.size > limit:
             raise MessageTooLarge(
                 f"the message takes {self.size} bytes ({len(self.body)} of body, {self.size - len(self.body)} of "
                 f"headers), but {where} takes at most {limit}; send a reference to large data instead"
@@ -120,10 +153,7 @@ class Origin(NamedTuple):
 
         Newer servers put the domain and the account's hash before the stream.
         """
-        tokens = reply.split(".")
-        if len(tokens) < 9 or tokens[:2] != ["$JS", "ACK"]:
-            raise ValueError(f"not an acknowledgement subject: {reply!r}")
-        start = 2 if len(tokens) == 9 else 4
+        tokens, start = _tokens(reply)
         stream, consumer, deliveries, sequence, _, timestamp = tokens[start : start + 6]
         return cls(stream, consumer, int(deliveries), int(sequence), int(timestamp))
 
@@ -133,13 +163,48 @@ class Origin(NamedTuple):
         return self.timestamp // 1_000_000
 
 
+def deliveries_of(reply: str) -> int:
+    """How often a message was delivered, read from its acknowledgement subject."""
+    tokens, start = _tokens(reply)
+    return int(tokens[start + 2])
+
+
+def _tokens(reply: str) -> tuple[list[str], int]:
+    """The tokens of an acknowledgement subject, and where among them its stream is."""
+    tokens = reply.split(".")
+    if len(tokens) < 9 or not reply.startswith("$JS.ACK."):
+        raise ValueError(f"not an acknowledgement subject: {reply!r}")
+    return tokens, 2 if len(tokens) == 9 else 4
+
+
+class Source(Protocol):
+    """What a message is read from; whoever does not need all of it does not have it parsed."""
+
+    @property
+    def body(self) -> bytes: ...
+
+    @property
+    def headers(self) -> Headers: ...
+
+    @property
+    def origin(self) -> Origin: ...
+
+
+class Received(NamedTuple):
+    """A source that is parsed already."""
+
+    body: bytes
+    headers: Headers
+    origin: Origin
+
+
 class PayloadFormat(Protocol):
     """How messages of a queue are written."""
 
     def encode(self, message: AnyMessage) -> tuple[bytes, dict[str, str]]:
         """Return the body and the headers, a fresh Nats-Msg-Id among them."""
 
-    def decode(self, body: bytes, headers: Headers, origin: Origin) -> Message[Any]:
+    def decode(self, source: Source) -> Message[Any]:
         """Return the message, or raise dramatiq's DecodeError."""
 
 
@@ -154,9 +219,10 @@ class DramatiqPayload:
         self.queue_name = queue_name
 
     def encode(self, message: AnyMessage) -> tuple[bytes, dict[str, str]]:
-        return message.encode(), {MSG_ID: secrets.token_hex(12)}
+        return message.encode(), {MSG_ID: new_id()}
 
-    def decode(self, body: bytes, headers: Headers, origin: Origin) -> Message[Any]:
+    def decode(self, source: Source) -> Message[Any]:
+        body = source.body
         try:
             fields = get_encoder().decode(body)
             _check_fields(fields)
@@ -195,7 +261,8 @@ class JsonPayload:
             ) from error
         return body, headers
 
-    def decode(self, body: bytes, headers: Headers, origin: Origin) -> Message[Any]:
+    def decode(self, source: Source) -> Message[Any]:
+        body, headers, origin = source.body, source.headers, source.origin
         try:
             actor_name = self._actor_of(headers)
             return Message(
@@ -241,7 +308,7 @@ class JsonPayload:
         carrying = f"{message.message_id}.{secrets.token_hex(4)}"
         headers = {MSG_ID: carrying}
         if not _CARRYING_MSG_ID.fullmatch(carrying):
-            headers = {MSG_ID: secrets.token_hex(12), MESSAGE_ID: quote_text(message.message_id)}
+            headers = {MSG_ID: new_id(), MESSAGE_ID: quote_text(message.message_id)}
         if message.actor_name != self.actor_name():
             headers[ACTOR] = quote_text(message.actor_name)
         if message.options:
@@ -298,25 +365,30 @@ def _read_options(headers: Headers) -> dict[str, Any]:
     return options
 
 
+_FIELD_TYPES: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("queue_name", (str,)),
+    ("actor_name", (str,)),
+    ("args", (list, tuple)),
+    ("kwargs", (dict,)),
+    ("options", (dict,)),
+    ("message_id", (str,)),
+    ("message_timestamp", (int,)),
+)
+
+
 def _check_fields(fields: Any) -> None:
     """Refuse what would pass dramatiq's decoder and then fail in its threads."""
     if not isinstance(fields, dict):
         raise ValueError(f"expected an object, found {type(fields).__name__}")
-    for name, types in (
-        ("queue_name", (str,)),
-        ("actor_name", (str,)),
-        ("args", (list, tuple)),
-        ("kwargs", (dict,)),
-        ("options", (dict,)),
-        ("message_id", (str,)),
-        ("message_timestamp", (int,)),
-    ):
+    for name, types in _FIELD_TYPES:
         if not isinstance(fields.get(name), types):
             raise ValueError(f"{name} must be {types[0].__name__}, found {fields.get(name)!r:.80}")
-    if not all(isinstance(name, str) for name in fields["kwargs"]):
-        raise ValueError("kwargs must have names for keys")
-    _check_nesting(fields)
-    _check_options(fields["options"])
+    args, kwargs, options = fields["args"], fields["kwargs"], fields["options"]
+    if args or kwargs or options:
+        if not all(isinstance(name, str) for name in kwargs):
+            raise ValueError("kwargs must have names for keys")
+        _check_nesting(fields)
+        _check_options(options)
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -324,11 +396,11 @@ def _check_options(options: dict[str, Any]) -> None:
 
     Null says nothing, so it goes; except that there may be no limit to retries.
     """
-    for name, types in _OPTION_TYPES.items():
-        value = options.get(name)
+    for name in _OPTION_TYPES.keys() & options.keys():
+        types, value = _OPTION_TYPES[name], options[name]
         if value is None:
             if name != "max_retries":
-                options.pop(name, None)
+                del options[name]
         elif not isinstance(value, types):
             raise ValueError(f"option {name} must be {types[0].__name__}, found {value!r:.80}")
         elif isinstance(value, _NUMBER) and not _in_range(name, value):
@@ -341,14 +413,14 @@ def _in_range(name: str, value: float) -> bool:
 
 def _check_nesting(value: Any) -> None:
     """Refuse what is nested too deeply, without recursion; level by level, each value once."""
-    level = {id(value): value}
+    level = [value]
     for _ in range(MAX_NESTING):
-        level = {
-            id(inner): inner
-            for outer in level.values()
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, (dict, list, tuple))
-        }
-        if not level:
+        inner = [item for outer in level for item in _items(outer) if isinstance(item, _NESTING)]
+        if not inner:
             return
+        level = list({id(item): item for item in inner}.values())
     raise ValueError(f"it is nested more than {MAX_NESTING} levels deep")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -17,7 +17,7 @@ from ..dead_letters import DeadLetter
 from ..delayed import due_of
 from ..queues import Queue
 from ..stored import Stored
-from ..wire import SCHEDULE, Origin
+from ..wire import SCHEDULE, Origin, Received
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,6 @@ def _read(queue: Queue, found: Stored, state: str) -> StoredView:
 def _decode(queue: Queue, found: Stored) -> tuple[Message[Any] | None, str | None]:
     origin = Origin(queue.route.stream, queue.route.consumer, 1, found.sequence, found.timestamp)
     try:
-        return queue.payload.decode(found.body, found.headers, origin), None
+        return queue.payload.decode(Received(found.body, found.headers, origin)), None
     except DecodeError as error:
         return None, error.args[0]

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 
 import pexpect
 import pytest
@@ -18,7 +18,7 @@ import pytest
 from dramatiq_jetstream import JetStreamBroker
 from dramatiq_jetstream.admin import pause, peek, purge, resume, view
 from dramatiq_jetstream.burial import ATTEMPTS, FAILED, QUEUE, REASON, SEQUENCE, STREAM
-from dramatiq_jetstream.publisher import Receipt
+from dramatiq_jetstream.publisher import Outcome, Receipt
 from dramatiq_jetstream.wire import ACTOR, MSG_ID, Publication
 from tests.support.admin import Admin
 from tests.support.operated import APP, Shell, fill, imported
@@ -399,12 +399,16 @@ def test_confirmation_is_asked_on_a_terminal(
     assert view(broker, "default").dead == left
 
 
+#: How many messages are on their way to the server at once.
+AT_ONCE = 5_000
+
+
 def bury_many(broker: JetStreamBroker, numbers: range) -> None:
     """Store dead letters of the queue default, many at a time."""
     broker.setup()
     session, names = broker.connection.session(), broker.names
     message = broker.actors["greet"].message("world")
-    pending: list[Future[Receipt]] = []
+    answers: SimpleQueue[Outcome] = SimpleQueue()
     for number in numbers:
         headers = {
             MSG_ID: str(number),
@@ -416,16 +420,11 @@ def bury_many(broker: JetStreamBroker, numbers: range) -> None:
             STREAM: names.stream("default"),
             SEQUENCE: str(number),
         }
-        pending.append(session.submit(Publication(names.dead_subject("default", "greet"), message.encode(), headers)))
-        if len(pending) == 5_000:
-            settle(pending)
-    settle(pending)
-
-
-def settle(pending: list[Future[Receipt]]) -> None:
-    for future in pending:
-        future.result(60)
-    pending.clear()
+        session.submit(Publication(names.dead_subject("default", "greet"), message.encode(), headers), answers.put)
+        if number >= numbers.start + AT_ONCE:
+            assert isinstance(answers.get(timeout=60), Receipt)
+    for _ in range(min(len(numbers), AT_ONCE)):
+        assert isinstance(answers.get(timeout=60), Receipt)
 
 
 def measure(environment: dict[str, str], *args: str) -> tuple[str, int]:

@@ -27,10 +27,13 @@ DRAIN_TIMEOUT = 90_000
 FORGETFUL = 2.0
 
 #: Seconds from the end of an actor to the moment when its acknowledgement is surely on its way.
-MOMENT = 0.5
+MOMENT = 2.0
 
 #: Seconds after which a worker is surely connected to a server that came back.
 RECONNECT = 2.0
+
+#: Seconds after which a worker that was frozen has surely begun all that it held meanwhile.
+BACKLOG = 2.0
 
 #: Kinds of messages: the actor, the steps, and the share of each among all.
 KINDS: dict[str, tuple[str, tuple[str, ...], int]] = {
@@ -276,11 +279,14 @@ def _judge(account: Account, faults: list[Fault], key: str, run: _Run, what: str
 
 
 def _explains(fault: Fault, run: _Run) -> bool:
-    """Whether a fault kept the acknowledgement of a complete run from being made, or the lease from being renewed."""
+    """Whether a fault kept the acknowledgement of a complete run from being made, or the lease from being renewed.
+
+    A frozen worker's messages go elsewhere when their leases end, and it begins those it had prefetched once it thaws.
+    """
     if fault.pids and run.pid not in fault.pids:
         return False
     if fault.pids and "frozen" in fault.kind:
-        return fault.begin <= run.end + MOMENT and fault.end >= run.start
+        return fault.begin <= run.end + MOMENT and fault.end + BACKLOG >= run.start
     if fault.pids:
         return run.end <= fault.end and fault.begin <= run.end + MOMENT
     return run.start <= fault.end + RECONNECT and fault.begin <= run.end + FORGETFUL

@@ -82,7 +82,7 @@ def make_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Workers(Program):
-    """A real `dramatiq` with worker processes.
+    """A real `dramatiq` with worker processes; on entry they are ready, or were killed by a message already.
 
     Parameters:
       log(Path): Where its output goes.
@@ -111,7 +111,7 @@ class Workers(Program):
             eventually(
                 lambda: len(self.pids) == self.processes or not self.is_running, SOON, message="the workers' start"
             )
-            assert self.is_running, self.log
+            assert self.is_running or self.lines("unexpectedly (code -9)"), self.log
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -15,11 +15,14 @@ PACKAGE = "dramatiq_jetstream"
 #: From the bottom to the top; within a layer, from left to right. A module may import what is below
 #: it, and what stands to its left.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "names", "settings", "prefetch", "wire"),
-    ("threads", "loop_thread", "outbox", "publisher", "link", "session", "connection", "topology", "server_process"),
+    ("errors", "names", "settings", "prefetch", "protocol", "wire"),
+    (
+        *("threads", "loop_thread", "framing", "outbox", "publisher", "link", "session", "connection"),
+        *("topology", "server_process"),
+    ),
     (
         *("blueprint", "server", "delivery", "finishing", "stored", "counts", "key_value", "attempts", "policy"),
-        *("burial", "delays", "puller", "consumer", "handling", "queues", "delayed", "dead_letters"),
+        *("burial", "delays", "puller", "consumer", "handling", "queues", "batch", "delayed", "dead_letters"),
         *("parked", "consumers"),
     ),
     (

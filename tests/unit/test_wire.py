@@ -34,6 +34,7 @@ from dramatiq_jetstream.wire import (
     Origin,
     PayloadFormat,
     Publication,
+    Received,
     quote_text,
     unquote_text,
 )
@@ -219,7 +220,7 @@ def test_without_a_limit_any_size_is_fine() -> None:
 def test_message_survives_dramatiqs_own_format(sent: Message[Any]) -> None:
     payload = DramatiqPayload(QUEUE)
 
-    assert payload.decode(*payload.encode(sent), ORIGIN) == sent
+    assert payload.decode(Received(*payload.encode(sent), ORIGIN)) == sent
 
 
 @given(
@@ -237,7 +238,7 @@ def test_message_survives_dramatiqs_own_format(sent: Message[Any]) -> None:
 def test_message_survives_plain_json(sent: Message[Any]) -> None:
     payload = STAGE.plain_json()
 
-    assert payload.decode(*payload.encode(sent), ORIGIN) == sent
+    assert payload.decode(Received(*payload.encode(sent), ORIGIN)) == sent
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -253,7 +254,7 @@ def test_each_encoding_has_a_message_id_of_its_own(form: str) -> None:
 def test_message_is_taken_to_be_of_the_queue_it_was_read_from(form: str) -> None:
     foreign = Message[Any](queue_name="other.DQ", actor_name="convert", args=(), kwargs={}, options={})
 
-    assert FORMATS[form].decode(*FORMATS[form].encode(foreign), ORIGIN).queue_name == QUEUE
+    assert FORMATS[form].decode(Received(*FORMATS[form].encode(foreign), ORIGIN)).queue_name == QUEUE
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -261,7 +262,7 @@ def test_message_is_taken_to_be_of_the_queue_it_was_read_from(form: str) -> None
 def test_no_eta_reaches_dramatiqs_delay_queue(form: str, eta: object) -> None:
     delayed = message(x=1).copy(options={"eta": eta, "kept": 1})
 
-    assert FORMATS[form].decode(*FORMATS[form].encode(delayed), ORIGIN).options == {"kept": 1}
+    assert FORMATS[form].decode(Received(*FORMATS[form].encode(delayed), ORIGIN)).options == {"kept": 1}
 
 
 # Whatever comes in.
@@ -319,7 +320,7 @@ def test_any_headers_of_plain_json_are_run_or_a_decode_error(value: object, head
 def assert_survived(payload: PayloadFormat, body: bytes, headers: dict[str, str]) -> None:
     """Decode, and do with the message what dramatiq's threads would do."""
     try:
-        decoded = payload.decode(body, headers, ORIGIN)
+        decoded = payload.decode(Received(body, headers, ORIGIN))
     except DecodeError:
         return
     assert decoded.queue_name == QUEUE
@@ -390,7 +391,7 @@ REFUSED_OPTIONS = {
 @pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
 def test_malformed_message_is_refused(body: bytes) -> None:
     with pytest.raises(DecodeError, match="not a dramatiq message: ") as raised:
-        DramatiqPayload(QUEUE).decode(body, {}, ORIGIN)
+        DramatiqPayload(QUEUE).decode(Received(body, {}, ORIGIN))
 
     assert raised.value.data == body
     assert len(str(raised.value)) < 400
@@ -401,7 +402,7 @@ def test_message_that_lacks_a_field_is_refused(name: str) -> None:
     body = json.dumps({field: value for field, value in FIELDS.items() if field != name}).encode()
 
     with pytest.raises(DecodeError, match=f"{name} must be .*, found None"):
-        DramatiqPayload(QUEUE).decode(body, {}, ORIGIN)
+        DramatiqPayload(QUEUE).decode(Received(body, {}, ORIGIN))
 
 
 @pytest.mark.parametrize("options", REFUSED_OPTIONS.values(), ids=REFUSED_OPTIONS)
@@ -409,9 +410,9 @@ def test_options_that_dramatiqs_middleware_would_trip_over_are_refused(options: 
     [name] = options
 
     with pytest.raises(DecodeError, match=f"option {name}"):
-        DramatiqPayload(QUEUE).decode(encoded(options=options), {}, ORIGIN)
+        DramatiqPayload(QUEUE).decode(Received(encoded(options=options), {}, ORIGIN))
     with pytest.raises(DecodeError, match=f"option {name}"):
-        STAGE.plain_json().decode(b"{}", {OPTIONS: json.dumps(options)}, ORIGIN)
+        STAGE.plain_json().decode(Received(b"{}", {OPTIONS: json.dumps(options)}, ORIGIN))
 
 
 @pytest.mark.parametrize(
@@ -428,7 +429,7 @@ def test_options_that_dramatiqs_middleware_would_trip_over_are_refused(options: 
     ids=str,
 )
 def test_odd_options_do_no_harm(stage: Stage, options: dict[str, Any]) -> None:
-    decoded = DramatiqPayload(QUEUE).decode(encoded(options=options), {}, ORIGIN)
+    decoded = DramatiqPayload(QUEUE).decode(Received(encoded(options=options), {}, ORIGIN))
 
     assert decoded.options == options
     assert stage.run(decoded) == []
@@ -439,20 +440,20 @@ def test_odd_options_do_no_harm(stage: Stage, options: dict[str, Any]) -> None:
     ["retries", "min_backoff", "max_backoff", "max_age", "time_limit", "throws", "on_retry_exhausted", "pipe_target"],
 )
 def test_option_that_is_null_counts_as_not_given(stage: Stage, name: str) -> None:
-    decoded = DramatiqPayload(QUEUE).decode(encoded(options={name: None}), {}, ORIGIN)
+    decoded = DramatiqPayload(QUEUE).decode(Received(encoded(options={name: None}), {}, ORIGIN))
 
     assert decoded.options == {}
     assert stage.run(decoded) == []
 
 
 def test_retries_may_be_unlimited() -> None:
-    decoded = DramatiqPayload(QUEUE).decode(encoded(options={"max_retries": None}), {}, ORIGIN)
+    decoded = DramatiqPayload(QUEUE).decode(Received(encoded(options={"max_retries": None}), {}, ORIGIN))
 
     assert decoded.options == {"max_retries": None}
 
 
 def test_nan_among_the_arguments_is_the_actors_business(stage: Stage) -> None:
-    decoded = DramatiqPayload(QUEUE).decode(encoded(args=[float("nan")]), {}, ORIGIN)
+    decoded = DramatiqPayload(QUEUE).decode(Received(encoded(args=[float("nan")]), {}, ORIGIN))
 
     assert decoded.args[0] != decoded.args[0]
     assert stage.run(decoded) == []
@@ -461,11 +462,11 @@ def test_nan_among_the_arguments_is_the_actors_business(stage: Stage) -> None:
 def test_of_duplicate_keys_the_last_counts() -> None:
     body = encoded().replace(b'"actor_name": "convert"', b'"actor_name": [], "actor_name": "convert"')
 
-    assert DramatiqPayload(QUEUE).decode(body, {}, ORIGIN).actor_name == "convert"
+    assert DramatiqPayload(QUEUE).decode(Received(body, {}, ORIGIN)).actor_name == "convert"
 
 
 def test_deepest_message_that_is_accepted_runs_and_is_logged_on_a_thread_of_its_own(stage: Stage) -> None:
-    decoded = DramatiqPayload(QUEUE).decode(nested(MAX_NESTING - 1), {}, ORIGIN)
+    decoded = DramatiqPayload(QUEUE).decode(Received(nested(MAX_NESTING - 1), {}, ORIGIN))
     outcomes: list[object] = []
 
     thread = threading.Thread(target=lambda: outcomes.append(stage.run(decoded)))
@@ -474,7 +475,7 @@ def test_deepest_message_that_is_accepted_runs_and_is_logged_on_a_thread_of_its_
 
     assert outcomes == [[]]
     with pytest.raises(DecodeError, match=f"nested more than {MAX_NESTING} levels deep"):
-        DramatiqPayload(QUEUE).decode(nested(MAX_NESTING), {}, ORIGIN)
+        DramatiqPayload(QUEUE).decode(Received(nested(MAX_NESTING), {}, ORIGIN))
 
 
 def test_long_pipelines_are_not_too_deep(stage: Stage) -> None:
@@ -483,7 +484,7 @@ def test_long_pipelines_are_not_too_deep(stage: Stage) -> None:
         step = message(1).copy(options={"pipe_target": step.asdict()})
     payload = DramatiqPayload(QUEUE)
 
-    assert stage.run(payload.decode(*payload.encode(step), ORIGIN)) == []
+    assert stage.run(payload.decode(Received(*payload.encode(step), ORIGIN))) == []
 
 
 def test_hostile_messages_leave_every_thread_of_a_worker_alive() -> None:
@@ -496,7 +497,7 @@ def test_hostile_messages_leave_every_thread_of_a_worker_alive() -> None:
     bodies += [encoded(queue_name="other"), encoded(options={"eta": float("inf")}), encoded(options={"retries": None})]
     for body in bodies:
         try:
-            stage.broker.enqueue(payload.decode(body, {}, ORIGIN))
+            stage.broker.enqueue(payload.decode(Received(body, {}, ORIGIN)))
         except DecodeError:
             continue
     worker = Worker(stage.broker, worker_threads=2, worker_timeout=50)
@@ -517,7 +518,7 @@ def test_hostile_messages_leave_every_thread_of_a_worker_alive() -> None:
 def test_message_from_elsewhere_is_the_actors_keyword_arguments() -> None:
     body = b'{"id": "5e91", "image": "file:///data/5e91.jpg", "advisory": "advisory.5e91"}'
 
-    decoded = STAGE.plain_json().decode(body, {}, ORIGIN)
+    decoded = STAGE.plain_json().decode(Received(body, {}, ORIGIN))
 
     assert decoded == Message(
         queue_name=QUEUE,
@@ -561,12 +562,12 @@ def test_message_from_elsewhere_is_the_actors_keyword_arguments() -> None:
 )
 def test_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(DecodeError, match="not a plain JSON message: "):
-        STAGE.plain_json().decode(body, {}, ORIGIN)
+        STAGE.plain_json().decode(Received(body, {}, ORIGIN))
 
 
 @pytest.mark.parametrize("body", [b"{}", b"\xef\xbb\xbf{}", b'{"id": NaN}', b'{"id": 1, "id": 2}', b'{"self": 1}'])
 def test_odd_objects_end_as_an_ordinary_failure_of_the_actor(stage: Stage, body: bytes) -> None:
-    assert stage.run(stage.plain_json().decode(body, {}, ORIGIN)) == []
+    assert stage.run(stage.plain_json().decode(Received(body, {}, ORIGIN))) == []
 
 
 @pytest.mark.parametrize(
@@ -590,7 +591,7 @@ def test_odd_objects_end_as_an_ordinary_failure_of_the_actor(stage: Stage, body:
 def test_headers_that_are_not_ours_change_nothing(headers: dict[str, str]) -> None:
     payload = STAGE.plain_json()
 
-    assert payload.decode(b'{"x": 1}', headers, ORIGIN) == payload.decode(b'{"x": 1}', {}, ORIGIN)
+    assert payload.decode(Received(b'{"x": 1}', headers, ORIGIN)) == payload.decode(Received(b'{"x": 1}', {}, ORIGIN))
 
 
 @pytest.mark.parametrize(
@@ -613,12 +614,12 @@ def test_headers_that_are_not_ours_change_nothing(headers: dict[str, str]) -> No
 )
 def test_malformed_headers_of_ours_are_refused(headers: dict[str, str]) -> None:
     with pytest.raises(DecodeError, match="not a plain JSON message: "):
-        STAGE.plain_json().decode(b"{}", headers, ORIGIN)
+        STAGE.plain_json().decode(Received(b"{}", headers, ORIGIN))
 
 
 def test_message_without_actor_is_refused_where_there_is_not_exactly_one() -> None:
     with pytest.raises(DecodeError, match="it names no actor, and queue 'images' has not exactly one"):
-        STAGE.plain_json(actor_name=None).decode(b"{}", {}, ORIGIN)
+        STAGE.plain_json(actor_name=None).decode(Received(b"{}", {}, ORIGIN))
 
 
 # Plain JSON from here.
@@ -637,7 +638,7 @@ def test_ordinary_message_carries_its_id_in_the_servers_own_header() -> None:
     body, headers = STAGE.plain_json().encode(sent)
 
     assert re.fullmatch(re.escape(sent.message_id) + r"\.[0-9a-f]{8}", headers[MSG_ID])
-    assert STAGE.plain_json().decode(body, headers, ORIGIN).message_id == sent.message_id
+    assert STAGE.plain_json().decode(Received(body, headers, ORIGIN)).message_id == sent.message_id
 
 
 def test_id_of_another_form_has_a_header_of_its_own() -> None:
@@ -809,4 +810,4 @@ def test_plain_json_that_its_actor_cannot_take_is_refused_before_it_reaches_a_wo
     payload = JsonPayload("images", lambda: "convert", lambda: broker.actors)
 
     with pytest.raises(DecodeError, match=r"the actor 'convert' cannot take it: missing a required argument: 'id'"):
-        payload.decode(b"{}", {}, Origin("IMAGES", "BW", 1, 1, 0))
+        payload.decode(Received(b"{}", {}, Origin("IMAGES", "BW", 1, 1, 0)))
