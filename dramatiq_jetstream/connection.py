@@ -87,7 +87,7 @@ class Connection:
         session = self.session()
         session.check_size(publication)
         slot = new_slot()
-        token = session.submit(publication, slot.put)
+        token = session.submit(publication, slot.put, at_once=True)
         try:
             outcome: Outcome = slot.take(session.timeout)
         except TimeoutError as error:
@@ -114,13 +114,12 @@ class Connection:
 
 
 def _release_socket(session: Session) -> None:
-    """Let go of the parent's socket, so that the server sees it close when the parent does.
+    """Let go of the parent's sockets, so that the server sees it close when the parent does.
 
-    The descriptor's number stays taken: the parent's objects, of which this process has copies,
+    Their numbers stay taken: the parent's objects, of which this process has copies,
     would otherwise close whatever got that number next.
     """
-    descriptor = session.link.socket_descriptor()
-    if descriptor is not None:
+    for descriptor in session.link.socket_descriptors():
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, descriptor)
         os.close(nothing)

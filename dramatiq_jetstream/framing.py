@@ -1,78 +1,86 @@
-"""The reading end of the client: messages of our own inboxes go straight to whom they concern.
+"""The reading end of the connection: messages of our own inboxes go straight to whom they concern.
 
-nats-py would queue each one for a task of its subscription, parse its headers, and wake the task.
+nats-py would wake one task to cut them out of the stream, queue each one, and wake another to take it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from dramatiq.logging import get_logger
 from nats.errors import ProtocolError
-from nats.protocol.parser import Parser
 
 #: Takes the subject, the reply subject, the block of headers and the body of a message.
 Receiver = Callable[[bytes, bytes, bytes, bytes], object]
+
+#: Who takes the messages of a subscription, by its id as the server writes it.
+Receivers = dict[bytes, Receiver]
 
 _END = b"\r\n"
 _MESSAGES = frozenset({b"MSG", b"HMSG"})
 
 
-class DirectParser(Parser):
-    """Cuts what arrives into commands, and leaves to nats-py's parser what no receiver waits for.
+class Sieve(asyncio.Protocol):
+    """Cuts what arrives into commands, and leaves to nats-py's end of the stream what no receiver waits for.
 
     Parameters:
-      client(Client): The client that reads.
+      inner(Protocol): nats-py's end.
+      receivers(Receivers): Those who wait.
     """
 
-    _resets = 0
-
-    def __init__(self, client: Any) -> None:
+    def __init__(self, inner: asyncio.Protocol, receivers: Receivers) -> None:
         self.logger = get_logger(__name__, type(self))
-        #: Who takes the messages of a subscription, by its id as the server writes it.
-        self.receivers: dict[bytes, Receiver] = {}
-        super().__init__(client)
-
-    def reset(self) -> None:
-        super().reset()
+        self._inner = inner
+        self._receivers = receivers
         self._rest = bytearray()
         self._missing = 0
-        self._resets += 1
 
-    async def parse(self, data: bytes = b"") -> None:
-        """Handle every command that is complete, and keep the rest until more of it arrives.
+    def data_received(self, data: bytes) -> None:
+        """Take what arrived, up to the last command that is complete.
 
         Raises:
-          ProtocolError: If it is not the server's language.
+          ProtocolError: If it is not the server's language; that ends the connection.
         """
         if self._rest:
             self._rest += data
             if len(self._rest) < self._missing:
                 return
-            data, self._rest = bytes(self._rest), bytearray()
-        resets, position = self._resets, 0
+            data, self._rest, self._missing = bytes(self._rest), bytearray(), 0
+        position = passed = 0
         while (end := data.find(_END, position)) >= 0:
             fields = data[position:end].split(b" ")
-            kind = fields[0]
-            if kind not in _MESSAGES:
-                stop = end + 2
-                await super().parse(data[position:stop])
-            else:
-                stop = end + 4 + _number(fields[-1])
-                if stop > len(data):
-                    self._missing = stop - position
-                    break
-                receiver = self.receivers.get(fields[2])
-                if receiver is None:
-                    await super().parse(data[position:stop])
-                else:
-                    self._hand_over(receiver, fields, data[end + 2 : stop - 2])
-            if self._resets != resets:
-                # The connection broke meanwhile, and what else it brought is void.
-                return
+            if fields[0] not in _MESSAGES:
+                position = end + 2
+                continue
+            stop = end + 4 + _size(fields)
+            if stop > len(data):
+                self._missing = stop - position
+                break
+            receiver = self._receivers.get(fields[2])
+            if receiver is not None:
+                self._pass_on(data[passed:position])
+                self._hand_over(receiver, fields, data[end + 2 : stop - 2])
+                passed = stop
             position = stop
-        self._rest = bytearray(data[position:])
+        self._pass_on(data[passed:position])
+        self._rest += data[position:]
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+    def _pass_on(self, data: bytes) -> None:
+        if data:
+            self._inner.data_received(data)
 
     def _hand_over(self, receiver: Receiver, fields: list[bytes], content: bytes) -> None:
         count = len(fields)
@@ -80,15 +88,18 @@ class DirectParser(Parser):
             if fields[0] == b"MSG":
                 receiver(fields[1], fields[3] if count == 5 else b"", b"", content)
             else:
-                size = int(fields[-2])
-                receiver(fields[1], fields[3] if count == 6 else b"", content[:size], content[size:])
+                head = int(fields[-2])
+                receiver(fields[1], fields[3] if count == 6 else b"", content[:head], content[head:])
         except Exception:
-            # Raised on, it would end the reading of everything else.
+            # Raised on, it would end the connection.
             self.logger.critical("A message on %r could not be taken.", fields[1].decode(), exc_info=True)
 
 
-def _number(field: bytes) -> int:
-    try:
-        return int(field)
-    except ValueError as error:
-        raise ProtocolError from error
+def _size(fields: list[bytes]) -> int:
+    """How many bytes follow the line of a message."""
+    plain, size = fields[0] == b"MSG", fields[-1]
+    if len(fields) not in ((4, 5) if plain else (5, 6)) or not size.isdigit():
+        raise ProtocolError
+    if not plain and not (fields[-2].isdigit() and int(fields[-2]) <= int(size)):
+        raise ProtocolError
+    return int(size)

@@ -13,12 +13,12 @@ from typing import Any
 
 from dramatiq.logging import get_logger
 from nats.aio.client import Client
-from nats.aio.transport import TcpTransport
 from nats.errors import ConnectionReconnectingError
 
 from .errors import AuthenticationFailed, ConnectionFailed, ServerUnreachable, UnsupportedServer
-from .framing import DirectParser
+from .framing import Receivers
 from .settings import BrokerSettings
+from .transport import HIGH_WATER, SharedTransport
 
 MIN_SERVER_VERSION = (2, 12)
 
@@ -32,9 +32,6 @@ PING_INTERVAL = 2
 
 #: Seconds to wait for the server's answer to a ping of the outbox.
 PONG_TIMEOUT = 5
-
-#: Bytes that may wait for the socket before more is held back.
-HIGH_WATER = 1024 * 1024
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _REFUSED = ("authorization", "authentication", "credentials", "nkey", "jwt")
@@ -57,9 +54,9 @@ class Link:
         on_denied: Callable[[str, str, Exception], None],
     ) -> None:
         self.logger = get_logger(__name__, type(self))
-        self.client, self.parser = _new_client()
-        self.closing = False
         self._settings = settings
+        self.client, self.receivers = self._new_client()
+        self.closing = False
         self._on_back = on_back
         self._on_denied = on_denied
         #: While connecting for the first time: what refuses us for good.
@@ -101,6 +98,9 @@ class Link:
         finally:
             self._refusal = None
 
+    #: Who takes messages before nats-py sees them, by subscription; None if it has a WebSocket, and sees all.
+    receivers: Receivers | None
+
     @property
     def is_up(self) -> bool:
         """Whether the client is connected."""
@@ -121,7 +121,15 @@ class Link:
             client._pending, client._pending_data_size = [], 0
         transport.write(data)
         # A WebSocket sends only what it is asked to drain.
-        return isinstance(transport, TcpTransport) and _unsent(transport) < HIGH_WATER
+        return isinstance(transport, SharedTransport) and transport.unsent < HIGH_WATER
+
+    def write_at_once(self, data: bytes) -> bool:
+        """Write to the server on any thread, unless something else is before it; tell whether that was done."""
+        client = self.client
+        transport = client._transport
+        if not client.is_connected or client._pending or not isinstance(transport, SharedTransport):
+            return False
+        return transport.write_at_once(data)
 
     async def drain(self) -> None:
         """Wait until the socket has taken enough to go on."""
@@ -149,11 +157,18 @@ class Link:
         if not self.client.is_closed:
             await self.client.close()
 
-    def socket_descriptor(self) -> int | None:
-        """The number of the client's socket, if it has one; from any thread."""
-        writer = getattr(self.client._transport, "_bare_io_writer", None)
-        sock = writer and writer.get_extra_info("socket")
-        return sock.fileno() if sock else None
+    def socket_descriptors(self) -> list[int]:
+        """The numbers of the client's sockets; from any thread."""
+        transport = self.client._transport
+        return transport.descriptors if isinstance(transport, SharedTransport) else []
+
+    def _new_client(self) -> tuple[Client, Receivers | None]:
+        client = Client()
+        if any(server.startswith("ws") for server in self._settings.servers()):
+            return client, None
+        receivers: Receivers = {}
+        client._transport = SharedTransport(receivers)
+        return client, receivers
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -203,7 +218,7 @@ class Link:
     async def _abandon(self) -> None:
         """Close a client that is of no use; nobody needs to hear of it."""
         client = self.client
-        self.client, self.parser = _new_client()
+        self.client, self.receivers = self._new_client()
         client._disconnected_cb = client._closed_cb = None
         # One that failed before its first attempt to connect refuses to be closed.
         if client._flush_queue is not None:
@@ -238,7 +253,7 @@ class Link:
 
     async def _replace(self) -> None:
         while True:
-            self.client, self.parser = _new_client()
+            self.client, self.receivers = self._new_client()
             try:
                 await self.connect()
             except ConnectionFailed as error:
@@ -248,17 +263,6 @@ class Link:
                 break
         self._replacing = None
         await self._on_reconnected()
-
-
-def _new_client() -> tuple[Client, DirectParser]:
-    client = Client()
-    parser = client._ps = DirectParser(client)
-    return client, parser
-
-
-def _unsent(transport: TcpTransport) -> int:
-    writer = transport._io_writer
-    return writer.transport.get_write_buffer_size() if writer else 0
 
 
 def _failure(opening: asyncio.Future[None]) -> Exception | None:

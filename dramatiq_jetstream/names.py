@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
 from dataclasses import dataclass
+from functools import lru_cache
 
 #: Longest escaped name that is used as it is.  The server takes stream names up to 255 bytes, and
 #: makes a folder of each, so two of them and a prefix must fit.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
@@ -24,6 +25,9 @@ class Wire(Protocol):
 
     @property
     def is_up(self) -> bool: ...
+
+    def write_at_once(self, data: bytes) -> bool:
+        """Write on any thread, unless something else is before it; tell whether that was done."""
 
     def write(self, data: bytes) -> bool:
         """Write to the server; False if it must drain before more is written.  Raises OSError."""
@@ -63,6 +67,7 @@ class Outbox:
         self._thread = thread
         self._wire = wire
         self._queue: deque[Parcel] = deque()
+        self._turn = allocate_lock()
         self._woken = False
         self._draining: asyncio.Task[None] | None = None
         self._confirming: asyncio.Task[None] | None = None
@@ -76,6 +81,18 @@ class Outbox:
         if not self._woken:
             self._woken = True
             self._thread.call_soon(self.wake)
+
+    def send_at_once(self, parcel: Parcel) -> None:
+        """Send a parcel that need not be kept, on the caller's own thread unless others are before it."""
+        if self._queue or not self._turn.acquire(blocking=False):
+            self.send(parcel)
+            return
+        try:
+            written = not self._queue and self._wire.write_at_once(parcel.command)
+        finally:
+            self._turn.release()
+        if not written:
+            self.send(parcel)
 
     def wake(self) -> None:
         """Send what waits; on the loop."""
@@ -104,9 +121,11 @@ class Outbox:
                 await asyncio.sleep(CONFIRM_INTERVAL)
 
     def _send_some(self) -> None:
-        parcels = self._take()
         try:
-            ready = self._wire.write(b"".join([parcel.command for parcel in parcels]))
+            # Nobody may write between the taking and the writing, or what a thread sends might change places.
+            with self._turn:
+                parcels = self._take()
+                ready = self._wire.write(b"".join([parcel.command for parcel in parcels]))
         except OSError:
             # The connection is going away; resume() continues here once it is back.
             self._queue.extendleft(reversed(parcels))

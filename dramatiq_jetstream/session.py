@@ -19,7 +19,7 @@ from .framing import Receiver
 from .link import Link
 from .loop_thread import LoopThread
 from .outbox import Outbox, Parcel
-from .protocol import publish_command
+from .protocol import header_block, publish_command
 from .publisher import Outcome, Publisher, Receipt
 from .settings import BrokerSettings
 from .wire import Publication
@@ -167,7 +167,8 @@ class Session:
         except nats.errors.Error as error:
             # The connection broke meanwhile, and the subscription with it.
             self.logger.debug("Unsubscribing: %s", error)
-        self.link.parser.receivers.pop(_sid(subscription), None)
+        if self.link.receivers is not None:
+            self.link.receivers.pop(_sid(subscription), None)
 
     async def request(self, subject: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
         """Send a request and return the answer.
@@ -227,10 +228,10 @@ class Session:
         finally:
             self.publisher.forget(token)
 
-    def submit(self, publication: Publication, done: Callable[[Outcome], object]) -> bytes:
-        """Begin to publish a message that the server does not find too large, as the publisher does; from any thread."""
+    def submit(self, publication: Publication, done: Callable[[Outcome], object], *, at_once: bool = False) -> bytes:
+        """Begin to publish a message of a size the server takes, as the publisher does; from any thread."""
         self.check_hears()
-        return self.publisher.submit(publication, done)
+        return self.publisher.submit(publication, done, at_once=at_once)
 
     def submit_together(
         self, publications: Sequence[Publication], batch: str, done: Callable[[Outcome], object]
@@ -330,8 +331,13 @@ class Session:
         await self.link.close()
 
     async def _receive(self, subject: str, receiver: Receiver) -> Any:
+        async def on_message(msg: Msg) -> None:
+            receiver(msg.subject.encode(), msg.reply.encode(), header_block(msg.headers or {}), msg.data)
+
+        if self.link.receivers is None:
+            return await self.subscribe_to(subject, on_message)
         subscription = await self.subscribe_to(subject, None)
-        self.link.parser.receivers[_sid(subscription)] = receiver
+        self.link.receivers[_sid(subscription)] = receiver
         return subscription
 
     async def _subscribe_receipts(self) -> None:

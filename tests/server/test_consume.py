@@ -247,7 +247,7 @@ def test_consuming_goes_on_after_a_server_restart(namespace: str) -> None:
 
 
 def test_consuming_goes_on_after_a_cut_of_the_connection(
-    proxy: Proxy, broker: JetStreamBroker, nats_url: str, namespace: str
+    proxy: Proxy, broker: JetStreamBroker, nats_url: str, namespace: str, admin: Admin
 ) -> None:
     cut_off = JetStreamBroker(proxy.url, namespace=namespace)
     kept = declare(cut_off)
@@ -256,6 +256,9 @@ def test_consuming_goes_on_after_a_cut_of_the_connection(
         eventually(lambda: kept == [1])
 
         proxy.cut()
+        # Whatever the server still sends down the old connection comes back only after ack_wait.
+        stream, consumer = broker.names.stream("default"), broker.names.consumer
+        eventually(lambda: admin.consumer(stream, consumer)["num_waiting"] == 0)
         broker.enqueue(message_to("default", 2))
         proxy.resume()
 

@@ -17,7 +17,7 @@ PACKAGE = "dramatiq_jetstream"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "names", "settings", "prefetch", "protocol", "wire"),
     (
-        *("threads", "loop_thread", "framing", "outbox", "publisher", "link", "session", "connection"),
+        *("threads", "loop_thread", "framing", "transport", "outbox", "publisher", "link", "session", "connection"),
         *("topology", "server_process"),
     ),
     (
