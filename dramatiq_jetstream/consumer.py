@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from queue import Empty
 from typing import Protocol
@@ -9,12 +10,16 @@ from typing import Protocol
 from dramatiq import Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
+from dramatiq.worker import ConsumerThread
 
 from .delivery import Delivery, JetStreamMessage, nak
 from .errors import BrokerError
 from .puller import Puller
-from .threads import Buffer
+from .threads import Buffer, is_green
 from .wire import PayloadFormat
+
+#: Bytes up to which a message is decoded on the loop.
+SMALL = 16 * 1024
 
 #: Milliseconds until a message comes back that could not be taken care of.
 RETRY_DELAY = 5_000
@@ -25,6 +30,9 @@ class Handling(Protocol):
 
     def admit(self, message: JetStreamMessage) -> bool:
         """Whether a message may run here; one that may not is taken care of."""
+
+    def knows(self, message: JetStreamMessage) -> bool:
+        """Whether a message's actor is declared here."""
 
     def undecodable(self, delivery: Delivery, error: DecodeError) -> None:
         """Take care of a message that is none."""
@@ -73,6 +81,9 @@ class JetStreamConsumer(Consumer):
         self._buffer = buffer
         self._payload = payload
         self._handling = handling
+        # Only a worker's own thread consumes; where threads are greenlets, none may touch the worker's queue.
+        current = threading.current_thread()
+        self._thread = current if isinstance(current, ConsumerThread) and not is_green() else None
 
     def __next__(self) -> JetStreamMessage | None:
         try:
@@ -80,6 +91,15 @@ class JetStreamConsumer(Consumer):
         except Empty:
             return None
         return None if delivery is None else self._receive(delivery)
+
+    def offer(self, delivery: Delivery) -> None:
+        """Take a delivery from the puller; on the loop.
+
+        A plain one goes straight to the worker's threads: to wake dramatiq's consumer thread in
+        between would take longer than all that is done here.
+        """
+        if not self._pass_on(delivery):
+            self._buffer.put(delivery)
 
     def ack(self, message: MessageProxy) -> None:
         """Acknowledge a message; or, if a hook asked for it, have it delivered again.
@@ -122,6 +142,31 @@ class JetStreamConsumer(Consumer):
     def close(self) -> None:
         """Stop, as :meth:`stop` does.  Messages that are still running keep their leases."""
         self.stop()
+
+    def _pass_on(self, delivery: Delivery) -> bool:
+        thread = self._thread
+        if thread is None or thread.consumer is not self or thread.paused or not thread.running:
+            return False
+        message = self._plain(delivery)
+        if message is None:
+            return False
+        try:
+            thread.handle_message(message)
+        except Exception:
+            self.logger.critical("Message %s could not be passed on at once.", delivery, exc_info=True)
+            return False
+        return True
+
+    def _plain(self, delivery: Delivery) -> JetStreamMessage | None:
+        """The message of a delivery that nothing needs to be asked or done about."""
+        if delivery.redelivered or delivery.was_scheduled or len(delivery.body) > SMALL or not self._payload.is_quick:
+            return None
+        try:
+            message = JetStreamMessage(self._payload.decode(delivery), delivery)
+        except DecodeError:
+            # It is decoded once more where something can be done about it.
+            return None
+        return message if not message.options and self._handling.knows(message) else None
 
     def _receive(self, delivery: Delivery) -> JetStreamMessage | None:
         try:

@@ -77,10 +77,9 @@ class Consumers:
             Prefetch.choose(prefetch, self.threads, bound=bound, chosen=chosen),
             prepare=prepare,
             recall=self._attempts.recall,
-            deliver=buffer.put,
         )
-        session.thread.submit(puller.start()).result()
         consumer = kind(puller, buffer, queue.payload, queue.handling, timeout)
+        session.thread.submit(puller.start(consumer.offer)).result()
         self._open.add(consumer)
         if self._managed:
             self._connection.call(lambda live: self._parked.watch(live, queue))

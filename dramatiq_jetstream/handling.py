@@ -88,6 +88,10 @@ class QueueHandling:
             self._on_delayed(message)
         return True
 
+    def knows(self, message: JetStreamMessage) -> bool:
+        """Whether a message's actor is declared here."""
+        return self._policy.knows(message.actor_name)
+
     def undecodable(self, delivery: Delivery, error: DecodeError) -> None:
         """Take care of a message that is none."""
         self.logger.error("Message %s of queue %r: %s", delivery, self._route.queue_name, error)

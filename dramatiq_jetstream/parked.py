@@ -99,17 +99,10 @@ class ParkedMessages:
         route = self.advisory_route(queue.route)
         if route.stream in self._pullers:
             return
-        puller = Puller(
-            session,
-            route,
-            Prefetch(PREFETCH, 0, 0),
-            prepare=self._ensure,
-            recall=_no_record,
-            deliver=lambda delivery: self._spawn(self._handle(session, delivery)),
-        )
+        puller = Puller(session, route, Prefetch(PREFETCH, 0, 0), prepare=self._ensure, recall=_no_record)
         self._pullers[route.stream] = puller
         try:
-            await puller.start()
+            await puller.start(lambda delivery: self._spawn(self._handle(session, delivery)))
         except BrokerError as error:
             del self._pullers[route.stream]
             self._say_unwatched(queue, error)

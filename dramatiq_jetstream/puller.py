@@ -48,7 +48,6 @@ class Puller:
       prefetch(Prefetch): How much may be held.
       prepare(Callable): Makes sure that stream and consumer exist, and tells the server's limits.
       recall(Callable): Looks up what is remembered of a delivered message.
-      deliver(Callable): Takes each delivery.
     """
 
     def __init__(
@@ -59,7 +58,6 @@ class Puller:
         *,
         prepare: Callable[[Session, Route], Awaitable[Limits]],
         recall: Callable[[Session, Delivery], Awaitable[Record | None]],
-        deliver: Callable[[Delivery], None],
     ) -> None:
         self.logger = get_logger(__name__, f"Puller({route.queue_name})")
         self.session = session
@@ -68,7 +66,7 @@ class Puller:
         self.limits = Limits(0, None)
         self._prepare = prepare
         self._recall = recall
-        self._deliver = deliver
+        self._deliver: Callable[[Delivery], None]
         self._held: dict[str, Delivery] = {}
         self._recalling: set[asyncio.Task[None]] = set()
         self._requested = 0
@@ -86,12 +84,16 @@ class Puller:
         self._renewing: asyncio.Task[None] | None = None
         self._next = f"{session.api}.CONSUMER.MSG.NEXT.{route.stream}.{route.consumer}"
 
-    async def start(self) -> None:
+    async def start(self, deliver: Callable[[Delivery], None]) -> None:
         """Prepare the queue, subscribe and begin to pull.
+
+        Parameters:
+          deliver(Callable): Takes each delivery; on the loop.
 
         Raises:
           BrokerError: If the queue cannot be consumed.
         """
+        self._deliver = deliver
         self.session.on_reconnect(self._on_reconnect)
         try:
             await self._open()

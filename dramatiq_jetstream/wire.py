@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote
 
-from dramatiq import Actor, Message, MessageProxy
+from dramatiq import Actor, JSONEncoder, Message, MessageProxy
 from dramatiq.errors import DecodeError
 from dramatiq.message import get_encoder
 
@@ -201,6 +201,10 @@ class Received(NamedTuple):
 class PayloadFormat(Protocol):
     """How messages of a queue are written."""
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether decoding runs nobody else's code, which may take its time."""
+
     def encode(self, message: AnyMessage) -> tuple[bytes, dict[str, str]]:
         """Return the body and the headers, a fresh Nats-Msg-Id among them."""
 
@@ -217,6 +221,10 @@ class DramatiqPayload:
 
     def __init__(self, queue_name: str) -> None:
         self.queue_name = queue_name
+
+    @property
+    def is_quick(self) -> bool:
+        return type(get_encoder()) is JSONEncoder
 
     def encode(self, message: AnyMessage) -> tuple[bytes, dict[str, str]]:
         return message.encode(), {MSG_ID: new_id()}
@@ -243,6 +251,8 @@ class JsonPayload:
       actor_name(Callable): Gives the actor of messages that name none, or None.
       actors(Callable): Gives the declared actors, for their signatures.
     """
+
+    is_quick = True
 
     def __init__(self, queue_name: str, actor_name: Callable[[], str | None], actors: Callable[[], Actors]) -> None:
         self.queue_name = queue_name

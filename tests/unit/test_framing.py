@@ -246,3 +246,29 @@ def test_receiver_may_end_its_own_subscription() -> None:
 def test_what_is_not_the_servers_language_raises(wire: bytes) -> None:
     with pytest.raises(ProtocolError):
         Reader().read(wire)
+
+
+def test_what_befalls_the_connection_is_passed_on() -> None:
+    passed: list[str] = []
+
+    class Inner(asyncio.Protocol):
+        def eof_received(self) -> bool:
+            passed.append("eof")
+            return True
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            passed.append(f"lost {exc}")
+
+        def pause_writing(self) -> None:
+            passed.append("pause")
+
+        def resume_writing(self) -> None:
+            passed.append("resume")
+
+    sieve = Sieve(Inner(), {})
+    sieve.pause_writing()
+    sieve.resume_writing()
+    assert sieve.eof_received() is True
+    sieve.connection_lost(ConnectionResetError("by peer"))
+
+    assert passed == ["pause", "resume", "eof", "lost by peer"]
