@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,10 @@ from .wire import BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, Publication
 
 #: Seconds without an answer after which a publish is repeated under its message id.
 REPEAT_AFTER = 2.0
+
+
+#: What nearly every answer looks like; to read the others as JSON takes three times as long.
+_PLAIN_ANSWER = re.compile(rb'\{"stream":"([^"\\]+)",\s*"seq":(\d+)\}')
 
 
 class Receipt(NamedTuple):
@@ -156,6 +161,9 @@ class Publisher:
 
 
 def _read_answer(headers: bytes, body: bytes, waiter: _Waiter) -> Outcome:
+    plain = None if headers else _PLAIN_ANSWER.fullmatch(body)
+    if plain is not None:
+        return Receipt(plain[1].decode(), int(plain[2]), duplicate=False)
     if headers and parse_headers(headers).get(STATUS) == "503":
         return StreamNotFound(f"no stream listens on {waiter.subject!r}")
     answer: dict[str, Any] = json.loads(body)
