@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from dramatiq import Message
+from dramatiq.logging import get_logger
 
 from .connection import Connection
 from .errors import (
@@ -18,11 +22,13 @@ from .errors import (
     BatchUnconfirmed,
     BrokerConnectionError,
     BrokerError,
+    CallTimeout,
     EnqueueRejected,
     StreamNotFound,
 )
+from .finishing import finishing
 from .publisher import Outcome, Receipt
-from .queues import Queue
+from .queues import PAUSE, Queue
 from .session import Session
 from .threads import Slot, new_slot
 from .wire import Publication, new_id
@@ -43,6 +49,10 @@ OnStored = Callable[[Message[Any], int | None], object]
 
 #: The batch that a thread, or a task, fills at the moment.
 _filling: ContextVar[Batch | None] = ContextVar("batch", default=None)
+
+if hasattr(os, "register_at_fork"):
+    # Nobody in the child would ever finish its parent's batch.
+    os.register_at_fork(after_in_child=lambda: _filling.set(None))
 
 
 class _Answers:
@@ -100,47 +110,68 @@ class Batch:
     """
 
     def __init__(self, connection: Connection, stored: OnStored) -> None:
+        self.logger = get_logger(__name__, type(self))
         self.connection = connection
         self.failures: list[BatchFailure] = []
         self._stored = stored
         self._count = 0
-        self._failed: list[Entry] = []
+        #: What enqueues the failed messages once more.
+        self._failed: list[Callable[[], Message[Any]]] = []
+        #: Why nothing more is sent: the server is away, and each message would wait for it as long again.
+        self._away: BrokerConnectionError | None = None
+        self._owner: int | None = None
         self._token: Token[Batch | None] | None = None
 
     @classmethod
     def of(cls, connection: Connection) -> Batch | None:
-        """The batch that the caller fills, if it is one over this connection."""
+        """The batch that the caller fills, if it is one over this connection.
+
+        Tasks and threads that were begun inside its block know of it too, and may still when it has ended.
+        """
         batch = _filling.get()
-        return batch if batch is not None and batch.connection is connection else None
+        ours = batch is not None and batch.connection is connection and batch._owner == threading.get_ident()
+        return batch if ours else None
 
     def __enter__(self) -> Batch:
         self._token = _filling.set(self)
+        self._owner = threading.get_ident()
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._owner = None
         if self._token is not None:
             _filling.reset(self._token)
         if exc is None:
             self.finish()
-        else:
-            self.abandon()
+            return
+        self.abandon()
+        if self.failures:
+            self.logger.error("A block raised, and besides: %s", BatchFailed(self.failures, self._count, self._again))
 
     def add(self, message: Message[Any], delay: int | None, queue: Queue, publication: Publication) -> None:
         """Take one more message.  Raises whatever enqueueing it alone would raise at once."""
-        queue.prepare(publication)
-        self._count += 1
+        if self._away is None:
+            queue.prepare(publication)
         self.send(Entry(message, delay, queue, publication))
+        self._count += 1
 
     def attempt(self, message: Message[Any], enqueue: Callable[[Message[Any]], Message[Any]]) -> Message[Any]:
         """Enqueue a message, and note it if that fails."""
         try:
             return enqueue(message)
-        except BrokerError as error:
+        except Exception as error:
+            if isinstance(error, BrokerConnectionError):
+                self._away = error
             self._count += 1
-            self.failures.append(BatchFailure(message, error))
+            self.fail(message, error, partial(self.attempt, message, enqueue))
             return message
+
+    def fail(self, message: Message[Any], error: Exception, again: Callable[[], Message[Any]]) -> None:
+        """Note that a message is not stored, and what enqueues it once more."""
+        self.failures.append(BatchFailure(message, error))
+        self._failed.append(again)
 
     def send(self, entry: Entry) -> None:
         """Send a message on its way, or keep it until the end."""
@@ -164,8 +195,7 @@ class Batch:
         if error is None:
             self._stored(entry.message, entry.delay)
         else:
-            self._failed.append(entry)
-            self.failures.append(BatchFailure(entry.message, error))
+            self.fail(entry.message, error, partial(self._resend, entry))
 
     def check(self) -> None:
         """Raise BatchFailed if a message could not be stored."""
@@ -174,7 +204,10 @@ class Batch:
         failures, self.failures = self.failures, []
         unconfirmed = all(isinstance(failure.error, BrokerConnectionError) for failure in failures)
         kind = BatchUnconfirmed if unconfirmed else BatchFailed
-        raise kind(failures, self._count, self._again)
+        error = kind(failures, self._count, self._again)
+        if finishing.message is not None:
+            finishing.message.hook_error = error
+        raise error
 
     def _error_of(self, entry: Entry, outcome: Outcome | None) -> Exception | None:
         if outcome is None:
@@ -185,13 +218,17 @@ class Batch:
 
     def _again(self) -> list[Message[Any]]:
         failed, self._failed = self._failed, []
-        self._count = len(failed)
-        for entry in failed:
-            entry.outcome = None
-            entry.queue.prepare(entry.publication)
-            self.send(entry)
-        self.finish()
-        return [entry.message for entry in failed]
+        self._count, self._away = 0, None
+        with self:
+            return [again() for again in failed]
+
+    def _resend(self, entry: Entry) -> Message[Any]:
+        try:
+            self.add(entry.message, entry.delay, entry.queue, entry.publication)
+        except BrokerError as error:
+            self._count += 1
+            self.fail(entry.message, error, partial(self._resend, entry))
+        return entry.message
 
 
 class PipelinedBatch(Batch):
@@ -203,23 +240,29 @@ class PipelinedBatch(Batch):
         self._bytes = 0
         self._sent = 0
         self._answers = _Answers()
+        #: Queues whose streams are gone, and why there are no new ones.
+        self._gone: dict[Queue, BrokerError] = {}
 
     def send(self, entry: Entry) -> None:
+        if self._away is not None:
+            self.close(entry, self._away)
+            return
         answers = self._answers
 
         def answered(outcome: Outcome) -> None:
             entry.outcome = outcome
             answers.arrived()
 
+        entry.token = self.connection.session().submit(entry.publication, answered)
         self._open.append(entry)
         self._bytes += len(entry.publication.body)
-        entry.token = self.connection.session().submit(entry.publication, answered)
         self._sent += 1
         if len(self._open) >= WINDOW or self._bytes >= WINDOW_BYTES:
             self._settle(len(self._open) // 2)
 
     def finish(self) -> None:
         self._settle(0)
+        self._gone.clear()
         self.check()
 
     def abandon(self) -> None:
@@ -227,6 +270,8 @@ class PipelinedBatch(Batch):
 
     def _settle(self, left: int) -> None:
         """Wait until no more than so many messages are unanswered, and close the answered ones."""
+        if not self._open:
+            return
         if not self._answers.wait(self._sent - left, self.connection.session()):
             self._give_up()
         answered = [entry for entry in self._open if entry.outcome is not None]
@@ -236,21 +281,31 @@ class PipelinedBatch(Batch):
             self.close(entry, self._second_opinion(entry))
 
     def _give_up(self) -> None:
-        publisher = self.connection.session().publisher
-        for entry in self._open:
-            publisher.forget(entry.token)
-        for entry in self._open:
+        session = self.connection.session()
+        given_up, self._open = self._open, []
+        self._bytes, self._sent, self._answers = 0, 0, _Answers()
+        self._away = CallTimeout(
+            f"not sent, because the server at {session.link.address} confirmed none of the messages before it within "
+            f"{session.settings.timeout} ms"
+        )
+        for entry in given_up:
+            session.publisher.forget(entry.token)
+        for entry in given_up:
             self.close(entry, entry.outcome)
-        self._open, self._bytes, self._sent, self._answers = [], 0, 0, _Answers()
 
     def _second_opinion(self, entry: Entry) -> Outcome | None:
         """What the server said; where it knew no such stream, what it says to another attempt."""
-        if isinstance(entry.outcome, StreamNotFound):
+        if not isinstance(entry.outcome, StreamNotFound):
+            return entry.outcome
+        if entry.queue not in self._gone:
             try:
                 return entry.queue.store(entry.publication)
-            except BrokerError as error:
+            except EnqueueRejected as error:
                 return error
-        return entry.outcome
+            except BrokerError as error:
+                # The others would wait for the stream as long again.
+                self._gone[entry.queue] = error
+        return self._gone[entry.queue]
 
 
 class AtomicBatch(Batch):
@@ -271,7 +326,8 @@ class AtomicBatch(Batch):
         entries, self._entries = self._entries, []
         if self.failures:
             error = EnqueueRejected("not sent, because another message of the same atomic batch failed")
-            self.failures += [BatchFailure(entry.message, error) for entry in entries]
+            for entry in entries:
+                self.close(entry, error)
         elif entries:
             _check_together(entries)
             outcome = self._submit_until_answered(entries)
@@ -286,6 +342,9 @@ class AtomicBatch(Batch):
         deadline = time.monotonic() + session.timeout
         while True:
             outcome = self._submit(session, entries, deadline)
+            if isinstance(outcome, StreamNotFound) and time.monotonic() + PAUSE < deadline:
+                self._find_stream(entries[0].queue)
+                continue
             if not isinstance(outcome, ApiError):
                 return outcome
             self._repeated = self._repeated or outcome.repeated
@@ -294,6 +353,20 @@ class AtomicBatch(Batch):
                 return Receipt("", 0, duplicate=True)
             if not (outcome.repeated and outcome.err_code == _INCOMPLETE and time.monotonic() < deadline):
                 return outcome
+
+    def _find_stream(self, queue: Queue) -> None:
+        """Make a stream anew of which the server did not know, or wait for it: it may be without a leader."""
+        time.sleep(PAUSE)
+        if self.connection.settings.declare == "auto":
+            self.connection.call(queue.ensure_stream)
+
+    def _error_of(self, entry: Entry, outcome: Outcome | None) -> Exception | None:
+        if isinstance(outcome, ApiError) and outcome.err_code == _INCOMPLETE:
+            return EnqueueRejected(
+                f"{entry.queue.route.describe()} refused a message of an atomic batch, and the server does not say "
+                "which: compare their sizes with the stream's max_msg_size, or leave atomic=True out to learn it"
+            )
+        return super()._error_of(entry, outcome)
 
     def _submit(self, session: Session, entries: Sequence[Entry], deadline: float) -> Outcome | None:
         slot = new_slot()

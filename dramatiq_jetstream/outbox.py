@@ -45,11 +45,13 @@ class Parcel(NamedTuple):
       command(bytes): What is written.
       keep(bool): Send it again if the connection breaks before the server must have seen it.
       sent(Callable): Told on the loop once it is written, perhaps once for several.
+      fleeting(bool): Do not hold it while the connection is away: its sender sends it again once it is back.
     """
 
     command: bytes
     keep: bool = False
     sent: Callable[[], None] | None = None
+    fleeting: bool = False
 
 
 class Outbox:
@@ -77,6 +79,8 @@ class Outbox:
 
     def send(self, parcel: Parcel) -> None:
         """Send a parcel, from any thread.  Raises RuntimeError if the loop is closed."""
+        if parcel.fleeting and not self._wire.is_up:
+            return
         self._queue.append(parcel)
         if not self._woken:
             self._woken = True
@@ -102,6 +106,10 @@ class Outbox:
 
     def resume(self) -> None:
         """Send again what a broken connection may have lost; on the loop."""
+        for _ in range(len(self._queue)):
+            parcel = self._queue.popleft()
+            if not parcel.fleeting:
+                self._queue.append(parcel)
         self._queue.extendleft(reversed([*self._pinged, *self._sent]))
         self._pinged, self._sent = [], []
         if self._draining is not None:

@@ -74,7 +74,8 @@ class Publisher:
         Parameters:
           publication(Publication): The message.
           done(Callable): Told the receipt or the error, once, on the loop; it must not raise.
-          at_once(bool): Write on the caller's thread where possible: sooner, and dearer for many.
+          at_once(bool): Write on the caller's own thread if no other publish is under way: sooner for one, dearer
+            for many.
 
         Returns:
           bytes: What :meth:`forget` takes.
@@ -111,9 +112,11 @@ class Publisher:
     def _launch(
         self, token: bytes, subject: str, command: bytes, done: Callable[[Outcome], object], at_once: bool = False
     ) -> None:
-        parcel = Parcel(command)
+        parcel = Parcel(command, fleeting=True)
+        # Where several threads send, they share a wake-up and a write.
+        alone = not self._pending
         self._pending[token] = _Waiter(subject, parcel, done)
-        if at_once:
+        if at_once and alone:
             self._outbox.send_at_once(parcel)
         else:
             self._outbox.send(parcel)

@@ -160,13 +160,18 @@ class Session:
 
     async def unsubscribe(self, subscription: Any, *, drain: bool = True) -> None:
         """End a subscription; unless told otherwise, once what is already on its way here has been handled."""
-        if subscription is None or subscription._conn is not self.client or not self.client.is_connected:
+        if subscription is None or subscription._conn is not self.client or self.client.is_closed:
             return
         try:
-            await (subscription.drain() if drain else subscription.unsubscribe())
+            if drain and self.client.is_connected:
+                await subscription.drain()
+            else:
+                await subscription.unsubscribe()
         except nats.errors.Error as error:
-            # The connection broke meanwhile, and the subscription with it.
+            # The connection broke meanwhile; nats-py would subscribe again once it is back.
             self.logger.debug("Unsubscribing: %s", error)
+            subscription._stop_processing()
+            self.client._remove_sub(subscription._id)
         if self.link.receivers is not None:
             self.link.receivers.pop(_sid(subscription), None)
 
