@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,18 @@ import pytest
 from dramatiq_jetstream import JetStreamBroker, NatsServer
 from tests.support.admin import Admin
 from tests.support.proxy import Proxy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def audible_signals() -> Iterator[None]:
+    """Have the processes that tests start hear what nohup, or a shell's background, has this one ignore."""
+    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        # What is ignored stays so in a process that is started; what is handled does not.
+        signal.signal(number, lambda *_: None)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")

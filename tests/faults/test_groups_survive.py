@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,8 @@ import pytest
 from dramatiq import Message
 from dramatiq.middleware import GroupCallbacks
 
-from dramatiq_jetstream import JetStreamBroker
+from dramatiq_jetstream import JetStreamBroker, NatsServer
 from dramatiq_jetstream.rate_limits import RECENT_MEMBERS, JetStreamBackend
-from tests.support.admin import Admin
 from tests.support.bw import Program
 from tests.support.faults import ACK_WAIT, SOON, Note, make_settings, notes_of
 from tests.support.waiting import eventually
@@ -23,21 +24,12 @@ from tests.support.waiting import eventually
 #: One, few, and more than a barrier's value remembers.
 SIZES = [1, 2, RECENT_MEMBERS + 8, 200]
 
-
-@pytest.fixture
-def settings(namespace: str) -> dict[str, Any]:
-    queues = {"default": {"ack_wait": ACK_WAIT}, "callbacks": {"ack_wait": ACK_WAIT}}
-    return {"namespace": namespace, "queues": queues}
+#: When the process of a member dies; :mod:`tests.support.apps.grouping` says what they mean.
+MOMENTS = ["counted", "clearing", "cleared"]
 
 
-@pytest.fixture
-def broker(nats_url: str, settings: dict[str, Any], admin: Admin) -> Iterator[JetStreamBroker]:
-    broker = JetStreamBroker(nats_url, **make_settings(settings))
-    broker.add_middleware(GroupCallbacks(JetStreamBackend(broker=broker)))
-    broker.declare_queue("default")
-    broker.declare_queue("callbacks")
-    yield broker
-    broker.close()
+#: How many groups run at once: each mostly waits for a lease to end.
+AT_ONCE = 3
 
 
 def message(actor_name: str, key: str, queue_name: str = "default") -> Message[Any]:
@@ -71,27 +63,47 @@ def work(url: str, settings: dict[str, Any], folder: Path, queue_name: str, mome
     )
 
 
-def notes(folder: Path, what: str) -> list[Note]:
-    return [note for note in notes_of(folder) if note.what == what]
+def survive(url: str, folder: Path, moment: str, size: int) -> list[Note]:
+    """Run a group, have its first worker die, and have others go on; return what they noted."""
+    queues = {"default": {"ack_wait": ACK_WAIT}, "callbacks": {"ack_wait": ACK_WAIT}}
+    settings: dict[str, Any] = {"namespace": f"{moment}-{size}", "queues": queues}
+    with closing(JetStreamBroker(url, **make_settings(settings))) as broker:
+        broker.add_middleware(GroupCallbacks(JetStreamBackend(broker=broker)))
+        broker.declare_queue("default")
+        broker.declare_queue("callbacks")
+        run_group(broker, size)
+        with work(url, settings, folder, "default", moment) as first:
+            eventually(lambda: not first.is_running, SOON, message="the end of the first worker")
+        assert (folder / "died").exists()
+        # Only now, or the callback might run in the process that dies, and rightly run again.
+        with work(url, settings, folder, "default"), work(url, settings, folder, "callbacks"):
+            broker.join("default", timeout=SOON)
+            broker.join("callbacks", timeout=SOON)
+    return notes_of(folder)
+
+
+@pytest.fixture(scope="module")
+def surviving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, int], Future[list[Note]]]]:
+    """Every group with every moment."""
+    with NatsServer() as server, ThreadPoolExecutor(AT_ONCE) as threads:
+        yield {
+            (moment, size): threads.submit(survive, server.url, tmp_path_factory.mktemp(moment), moment, size)
+            for moment in MOMENTS
+            for size in SIZES
+        }
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("moment", ["counted", "clearing", "cleared"])
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_callback_runs_exactly_once_whenever_a_member_is_killed(
-    nats_url: str, settings: dict[str, Any], broker: JetStreamBroker, tmp_path: Path, moment: str, size: int
+    surviving: dict[tuple[str, int], Future[list[Note]]], moment: str, size: int
 ) -> None:
-    run_group(broker, size)
-    with work(nats_url, settings, tmp_path, "default", moment) as first:
-        eventually(lambda: not first.is_running, SOON, message="the end of the first worker")
-    assert (tmp_path / "died").exists()
-    # Only now, or the callback might run in the process that dies, and rightly run again.
-    with work(nats_url, settings, tmp_path, "default"), work(nats_url, settings, tmp_path, "callbacks"):
-        broker.join("default", timeout=SOON)
-        broker.join("callbacks", timeout=SOON)
+    notes = surviving[moment, size].result()
 
-    [completed] = notes(tmp_path, "complete")
+    [completed] = [note for note in notes if note.what == "complete"]
     first_runs: dict[str, float] = {}
-    for note in notes(tmp_path, "member"):
-        first_runs.setdefault(note.key, note.at)
+    for note in notes:
+        if note.what == "member":
+            first_runs.setdefault(note.key, note.at)
     assert first_runs.keys() == {str(number) for number in range(size)}
     assert completed.at >= max(first_runs.values())

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -20,8 +21,10 @@ from PIL import Image
 
 from bw_tasks import broker as service_broker
 from bw_tasks import to_blackandwhite
+from dramatiq_jetstream import NatsServer
 from dramatiq_jetstream.errors import MessageTooLarge
 from tests.support.admin import Admin
+from tests.support.ahead import begun_ahead
 from tests.support.bw import (
     ROOT,
     SUBJECT,
@@ -306,25 +309,31 @@ class Aftermath(NamedTuple):
     survived: bool
 
 
-@pytest.fixture(scope="class")
-def aftermath(nats_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
-    """Every failing request, one after the other, with good ones in between."""
+@pytest.fixture(scope="module", autouse=True)
+def failing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Aftermath]]:
+    """Every failing request, one after the other, with good ones in between, on a server that has nothing else."""
     folder = tmp_path_factory.mktemp("failing")
+    with NatsServer() as server, begun_ahead(request, "aftermath", lambda: serve(server.url, folder)) as aftermath:
+        yield aftermath
+
+
+@pytest.fixture(scope="class")
+def aftermath(failing: Future[Aftermath]) -> Aftermath:
+    return failing.result()
+
+
+def serve(url: str, folder: Path) -> Aftermath:
+    """Have a service fail at every failing request."""
     indir, outdir = folder / "input", folder / "output"
     indir.mkdir()
     outdir.mkdir()
     picture = save_picture(indir / "color.png")
     save_picture(folder / "outside.png")
     (indir / "damaged.png").write_bytes(picture.read_bytes()[:200])
-    with Admin(nats_url) as admin:
-        before = set(admin.streams())
-        try:
-            make_images(admin)
-            with Service(nats_url, outdir, folder / "service.log", INDIR=str(indir)) as service:
-                yield fail_five_times(admin, service, nats_url, indir, outdir)
-        finally:
-            for stream in set(admin.streams()) - before:
-                admin.ask(f"STREAM.DELETE.{stream}")
+    with Admin(url) as admin:
+        make_images(admin)
+        with Service(url, outdir, folder / "service.log", INDIR=str(indir)) as service:
+            return fail_five_times(admin, service, url, indir, outdir)
 
 
 def fail_five_times(admin: Admin, service: Service, url: str, indir: Path, outdir: Path) -> Aftermath:
@@ -361,45 +370,6 @@ def deliveries_by_sequence(collected: SimpleQueue[Msg]) -> dict[int, list[int]]:
         event = json.loads(message.data)
         found.setdefault(event["stream_seq"], []).append(event["deliveries"])
     return found
-
-
-class TestFailing:
-    @pytest.mark.parametrize("name", FAILING)
-    def test_failing_request_is_tried_five_times_and_stays_in_the_stream(self, aftermath: Aftermath, name: str) -> None:
-        sequence = aftermath.sequences[name]
-
-        assert aftermath.deliveries[sequence] == [1, 2, 3, 4, 5]
-        assert aftermath.exceeded[sequence] == [5]
-        with Admin(aftermath.url) as admin:
-            kept = admin.api("STREAM.MSG.GET.IMAGES", {"seq": sequence})["message"]
-        assert kept["subject"] == SUBJECT
-        assert base64.b64decode(kept.get("data", "")) == aftermath.bodies[name]
-
-    @pytest.mark.parametrize("name", FAILING)
-    def test_log_says_why_it_failed(self, aftermath: Aftermath, name: str) -> None:
-        failures = [
-            line
-            for line in aftermath.log.splitlines()
-            if f"IMAGES:{aftermath.sequences[name]} of queue 'blackandwhite' failed, attempt 5 of 5" in line
-        ]
-
-        assert len(failures) == 1
-        assert FAILING[name].reason in failures[0]
-
-    def test_neighbours_are_converted_and_advised_once(self, aftermath: Aftermath) -> None:
-        good = [f"good-{sequence}" for sequence in aftermath.sequences.values()]
-
-        assert sorted(aftermath.advised) == sorted(good)
-        assert aftermath.outputs == {f"{image_id}.png" for image_id in good}
-
-    def test_no_worker_is_harmed(self, aftermath: Aftermath) -> None:
-        assert aftermath.survived
-
-    def test_refused_requests_have_no_stack_traces(self, aftermath: Aftermath) -> None:
-        assert "Traceback" not in aftermath.log
-
-    def test_all_five_tries_are_over_in_well_under_a_minute(self, aftermath: Aftermath) -> None:
-        assert aftermath.milliseconds < FIVE_TRIES
 
 
 class TestCrashing:
@@ -466,6 +436,45 @@ class TestOutputFolder:
 
         eventually(lambda: images.count("IMAGES") == 0, FIVE_TRIES)
         assert os.listdir(outdir) == ["a.png"]
+
+
+class TestFailing:
+    @pytest.mark.parametrize("name", FAILING)
+    def test_failing_request_is_tried_five_times_and_stays_in_the_stream(self, aftermath: Aftermath, name: str) -> None:
+        sequence = aftermath.sequences[name]
+
+        assert aftermath.deliveries[sequence] == [1, 2, 3, 4, 5]
+        assert aftermath.exceeded[sequence] == [5]
+        with Admin(aftermath.url) as admin:
+            kept = admin.api("STREAM.MSG.GET.IMAGES", {"seq": sequence})["message"]
+        assert kept["subject"] == SUBJECT
+        assert base64.b64decode(kept.get("data", "")) == aftermath.bodies[name]
+
+    @pytest.mark.parametrize("name", FAILING)
+    def test_log_says_why_it_failed(self, aftermath: Aftermath, name: str) -> None:
+        failures = [
+            line
+            for line in aftermath.log.splitlines()
+            if f"IMAGES:{aftermath.sequences[name]} of queue 'blackandwhite' failed, attempt 5 of 5" in line
+        ]
+
+        assert len(failures) == 1
+        assert FAILING[name].reason in failures[0]
+
+    def test_neighbours_are_converted_and_advised_once(self, aftermath: Aftermath) -> None:
+        good = [f"good-{sequence}" for sequence in aftermath.sequences.values()]
+
+        assert sorted(aftermath.advised) == sorted(good)
+        assert aftermath.outputs == {f"{image_id}.png" for image_id in good}
+
+    def test_no_worker_is_harmed(self, aftermath: Aftermath) -> None:
+        assert aftermath.survived
+
+    def test_refused_requests_have_no_stack_traces(self, aftermath: Aftermath) -> None:
+        assert "Traceback" not in aftermath.log
+
+    def test_all_five_tries_are_over_in_well_under_a_minute(self, aftermath: Aftermath) -> None:
+        assert aftermath.milliseconds < FIVE_TRIES
 
 
 def test_importing_bw_tasks_opens_nothing_and_needs_no_environment() -> None:

@@ -17,7 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from bw_tasks.cli import main
+from dramatiq_jetstream import NatsServer
 from tests.support.admin import Admin
+from tests.support.ahead import begun_ahead
 from tests.support.bw import (
     Program,
     Service,
@@ -141,12 +143,32 @@ def demo(tmp_path: Path) -> Demo:
     return Demo(tmp_path)
 
 
-@pytest.fixture
-def bad(tmp_path: Path) -> Path:
-    """A file that only looks like an image; five tries keep the demo busy for some seconds."""
-    path = tmp_path / "bad.jpg"
+def save_no_picture(path: Path) -> Path:
+    """Save a file that only looks like an image; five tries keep the demo busy for some seconds."""
     path.write_text("no image")
     return path
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    return save_no_picture(tmp_path / "bad.jpg")
+
+
+EndedDemo = tuple[Demo, int, str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ending(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[EndedDemo]]:
+    """The demo with a good file and a bad one, which takes its time."""
+    demo = Demo(tmp_path_factory.mktemp("demo"))
+    good, bad = save_picture(demo.folder / "good.png"), save_no_picture(demo.folder / "bad.jpg")
+    with begun_ahead(request, "ended", lambda: (demo, *demo.run(str(good), str(bad)))) as ending:
+        yield ending
+
+
+@pytest.fixture
+def ended(ending: Future[EndedDemo]) -> EndedDemo:
+    return ending.result()
 
 
 def outputs(printed: str) -> list[Path]:
@@ -176,18 +198,6 @@ class TestDemo:
         assert sorted(re.findall(r"^(.+) -> ", printed, re.MULTILINE)) == sorted(names)
         assert all(is_black_and_white(path) for path in outputs(printed))
         assert {path.parent for path in outputs(printed)} == {demo.folder / "grey" / "deep"}
-        demo.check_nothing_is_left()
-
-    def test_one_bad_file_is_named_with_its_reason_and_fails_the_demo(self, demo: Demo, bad: Path) -> None:
-        good = save_picture(demo.folder / "good.png")
-
-        status, printed = demo.run(str(good), str(bad))
-
-        assert status == 1
-        assert re.search(r"^bad\.jpg failed: .* not in a format that is taken.* \(5 attempts\)$", printed, re.MULTILINE)
-        assert re.search(r"^1 of 2 images converted in .*, 1 failed$", printed, re.MULTILINE)
-        assert len(outputs(printed)) == 1
-        assert "Traceback" not in printed
         demo.check_nothing_is_left()
 
     @pytest.mark.parametrize(
@@ -254,6 +264,16 @@ class TestDemo:
         assert "Aborted!" in screen
         assert os.listdir(demo.temporary) == []
 
+    def test_one_bad_file_is_named_with_its_reason_and_fails_the_demo(self, ended: EndedDemo) -> None:
+        demo, status, printed = ended
+
+        assert status == 1
+        assert re.search(r"^bad\.jpg failed: .* not in a format that is taken.* \(5 attempts\)$", printed, re.MULTILINE)
+        assert re.search(r"^1 of 2 images converted in .*, 1 failed$", printed, re.MULTILINE)
+        assert len(outputs(printed)) == 1
+        assert "Traceback" not in printed
+        demo.check_nothing_is_left()
+
 
 def run_in_terminal(
     command: list[str],
@@ -286,6 +306,29 @@ def read_terminal(terminal: int) -> str | None:
         return os.read(terminal, 65536).decode(errors="replace") or None
     except OSError:  # How Linux tells that it is over.
         return None
+
+
+def submit_a_bad_file(folder: Path) -> Completed:
+    """Submit a good file and a bad one to a service of their own, and wait."""
+    good, bad = save_picture(folder / "good.png"), save_no_picture(folder / "bad.jpg")
+    outdir = folder / "output"
+    outdir.mkdir()
+    with NatsServer() as server, Admin(server.url) as admin:
+        make_images(admin)
+        with Service(server.url, outdir, folder / "service.log", processes=1):
+            return command_line("submit", "--wait", "--url", server.url, str(good), str(bad))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def submitting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Completed]]:
+    folder = tmp_path_factory.mktemp("submitted")
+    with begun_ahead(request, "submitted", lambda: submit_a_bad_file(folder)) as submitting:
+        yield submitting
+
+
+@pytest.fixture
+def submitted(submitting: Future[Completed]) -> Completed:
+    return submitting.result()
 
 
 class TestSubmit:
@@ -327,16 +370,10 @@ class TestSubmit:
         written = {Path(path).name for path in outputs(done.stdout)}
         assert written == set(os.listdir(tmp_path / "output"))
 
-    def test_with_wait_it_tells_failures_and_exits_with_1(
-        self, service: Service, nats_url: str, tmp_path: Path, bad: Path
-    ) -> None:
-        good = save_picture(tmp_path / "good.png")
-
-        done = command_line("submit", "--wait", "--url", nats_url, str(good), str(bad))
-
-        assert done.returncode == 1
-        assert "1 of 2 images converted" in done.stdout
-        assert re.search(r"^bad\.jpg failed: .* not in a format that is taken", done.stderr, re.MULTILINE)
+    def test_with_wait_it_tells_failures_and_exits_with_1(self, submitted: Completed) -> None:
+        assert submitted.returncode == 1
+        assert "1 of 2 images converted" in submitted.stdout
+        assert re.search(r"^bad\.jpg failed: .* not in a format that is taken", submitted.stderr, re.MULTILINE)
 
     def test_path_too_long_for_a_request_is_refused_with_the_sizes(
         self, admin: Admin, nats_url: str, tmp_path: Path

@@ -65,7 +65,9 @@ def ids(broker: JetStreamBroker) -> dict[str, str]:
 
 @pytest.fixture
 def environment(nats_url: str, namespace: str) -> dict[str, str]:
-    return {**os.environ, "NATS_URL": nats_url, "OPERATED_NAMESPACE": namespace, "TERM": "xterm-256color"}
+    # What a shell says of its own terminal is not true of the tests'.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    return {**inherited, "NATS_URL": nats_url, "OPERATED_NAMESPACE": namespace, "TERM": "xterm-256color"}
 
 
 def documented(command: str) -> set[str]:

@@ -286,6 +286,48 @@ def test_consumers_closed_while_the_link_is_away_leave_nothing(linked: JetStream
     check_unchanged(linked, before)
 
 
+def test_acknowledgement_repeated_after_a_broken_link_is_not_kept(
+    linked: JetStreamBroker, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq_jetstream.link.PONG_TIMEOUT", 1)
+    message = dramatiq.actor(broker=linked, actor_name="anyone")(lambda: None).send()
+    session = linked.connection.session()
+    with closing(linked.consume("default", timeout=100)) as consumer:
+        taken = take(consumer)
+        assert taken.message_id == message.message_id
+        proxy.drop_replies()
+        consumer.ack(taken)
+        # The server has seen it, but does not get to say so.
+        eventually(lambda: session.outbox._pinged)
+        reconnects = session.client.stats["reconnects"]
+        proxy.resume()
+        await_reconnect(linked, reconnects)
+
+        eventually(lambda: census(linked)["parcels"] == 0)
+
+
+def test_late_answer_to_a_ping_does_not_break_the_connection(
+    linked: JetStreamBroker, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dramatiq_jetstream.link.PONG_TIMEOUT", 0.2)
+    dramatiq.actor(broker=linked, actor_name="anyone")(lambda: None).send()
+    session = linked.connection.session()
+    with closing(linked.consume("default", timeout=100)) as consumer:
+        taken = take(consumer)
+        proxy.black_hole()
+        consumer.ack(taken)
+        eventually(lambda: session.outbox._confirming is not None and session.client._pongs)
+        waiting = list(session.client._pongs)
+        passed = threading.Event()
+        session.thread.call_soon(session.thread.loop.call_later, 0.5, passed.set)
+        assert passed.wait(10)
+        proxy.resume()
+        eventually(lambda: not set(waiting) & set(session.client._pongs))
+
+        linked.enqueue(message_to("default"))
+        assert session.client.stats["reconnects"] == 0
+
+
 def test_connections_that_fail_leave_no_thread_and_no_socket(proxy: Proxy, namespace: str) -> None:
     proxy.cut()
     broker = JetStreamBroker(proxy.url, namespace=namespace, timeout=50)

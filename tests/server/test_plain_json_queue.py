@@ -15,7 +15,7 @@ import pytest
 from dramatiq.middleware import CurrentMessage
 from nats.aio.msg import Msg
 
-from dramatiq_jetstream import JetStreamBroker
+from dramatiq_jetstream import JetStreamBroker, handling
 from dramatiq_jetstream.errors import DelayNotSupported, MessageTooLarge, UnsupportedMessage
 from tests.support.admin import Admin
 from tests.support.images import BLACK_AND_WHITE, make_images
@@ -172,7 +172,12 @@ FAILING = {
 }
 
 
-def test_what_fails_is_delivered_five_times_and_stays_for_inspection(broker: JetStreamBroker, images: Admin) -> None:
+def test_what_fails_is_delivered_five_times_and_stays_for_inspection(
+    broker: JetStreamBroker, images: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Like the actor's own, lower than the usual one, only for the test not to wait that long.
+    monkeypatch.setattr(handling, "MIN_BACKOFF", 10)
+    monkeypatch.setattr(handling, "MAX_BACKOFF", 50)
     converted = declare(broker)
     advisories = images.subscribe(EXCEEDED)
     failing = {images.store(SUBJECT, body)["seq"]: body for body in FAILING.values()}

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -44,14 +45,6 @@ def strangers_environment(**variables: str) -> dict[str, str]:
     return {name: value for name, value in environment().items() if name not in ACTIVATED} | variables
 
 
-@pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A fresh clone of what is committed."""
-    folder = tmp_path / "clone"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True, timeout=60)
-    return folder
-
-
 def run_in_bash(command: str, folder: Path, **variables: str) -> str:
     """Run a command as it stands, require that it succeeds, and return what it printed."""
     done = subprocess.run(
@@ -69,31 +62,49 @@ def run_in_bash(command: str, folder: Path, **variables: str) -> str:
     return done.stdout
 
 
+def run_in_clone(command: str, folder: Path, **variables: str) -> str:
+    """Run a command in a fresh clone of what is committed, and return what it printed."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True, timeout=60)
+    return run_in_bash(command, folder, **variables)
+
+
 def the_two_commands() -> list[str]:
     commands = [block.strip() for block in blocks("sh")[:2]]
     assert [command.count("\n") for command in commands] == [0, 0], "each is one line"
     return commands
 
 
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Future[str]]]:
+    """What the two commands print; run at once, since both mostly install."""
+    first, second = the_two_commands()
+    folder = tmp_path_factory.mktemp("clones")
+    with ThreadPoolExecutor(2) as threads:
+        yield [
+            threads.submit(run_in_clone, first, folder / "first"),
+            # Restricted to one file: the whole suite would run this test within itself for ever.
+            threads.submit(run_in_clone, second, folder / "second", PYTEST_ADDOPTS="tests/unit/test_names.py"),
+        ]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_first_command_sets_everything_up_and_converts_images(clone: Path) -> None:
-    printed = run_in_bash(the_two_commands()[0], clone)
+def test_first_command_sets_everything_up_and_converts_images(printed: list[Future[str]]) -> None:
+    text = printed[0].result()
 
-    written = [Path(path) for path in re.findall(r" -> (.+)$", printed, re.MULTILINE)]
-    assert re.search(rf"^{len(written)} of {len(written)} images converted in ", printed, re.MULTILINE)
+    written = [Path(path) for path in re.findall(r" -> (.+)$", text, re.MULTILINE)]
+    assert re.search(rf"^{len(written)} of {len(written)} images converted in ", text, re.MULTILINE)
     assert written
     assert all(path.stat().st_size for path in written)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_second_command_installs_what_tests_need_and_runs_them(clone: Path) -> None:
-    # Restricted to one file: the whole suite would run this test within itself for ever.
-    printed = run_in_bash(the_two_commands()[1], clone, PYTEST_ADDOPTS="tests/unit/test_names.py")
+def test_second_command_installs_what_tests_need_and_runs_them(printed: list[Future[str]]) -> None:
+    text = printed[1].result()
 
-    assert re.search(r"^tests/unit/test_names\.py \.+", printed, re.MULTILINE)
-    assert re.search(r"\d+ passed", printed)
+    assert re.search(r"^tests/unit/test_names\.py \.+", text, re.MULTILINE)
+    assert re.search(r"\d+ passed", text)
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.splitlines()[0][:40])
