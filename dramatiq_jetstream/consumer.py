@@ -10,13 +10,18 @@ from typing import Protocol
 from dramatiq import Consumer, MessageProxy
 from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
-from dramatiq.worker import ConsumerThread
 
 from .delivery import Delivery, JetStreamMessage, nak
 from .errors import BrokerError
 from .puller import Puller
 from .threads import Buffer, is_green
 from .wire import PayloadFormat
+
+try:
+    from dramatiq.worker import ConsumerThread
+except ImportError:
+    # dramatiq 1
+    from dramatiq.worker import _ConsumerThread as ConsumerThread  # type: ignore[attr-defined,no-redef]
 
 #: Bytes up to which a message is decoded on the loop.
 SMALL = 16 * 1024

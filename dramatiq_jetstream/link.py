@@ -144,9 +144,13 @@ class Link:
           ConnectionReconnectingError: If the connection is away.
         """
         client = self.client
-        await client.flush(timeout=PONG_TIMEOUT)
         if not client.is_connected:
-            # While it reconnects, the client returns without an answer.
+            raise ConnectionReconnectingError
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        await client._send_ping(pong)
+        # Not flush(), which gives up a pong that is late: nats-py would stop reading when it came.
+        await asyncio.wait([pong], timeout=PONG_TIMEOUT)
+        if not pong.done():
             raise ConnectionReconnectingError
 
     async def close(self) -> None:

@@ -112,9 +112,11 @@ class Outbox:
                 self._queue.append(parcel)
         self._queue.extendleft(reversed([*self._pinged, *self._sent]))
         self._pinged, self._sent = [], []
-        if self._draining is not None:
-            self._draining.cancel()
-            self._draining = None
+        # What these wait for went with the connection.
+        for waiting in (self._draining, self._confirming):
+            if waiting is not None:
+                waiting.cancel()
+        self._draining = self._confirming = None
         self.wake()
 
     async def settle(self) -> None:
@@ -170,8 +172,9 @@ class Outbox:
             try:
                 await self._ping()
             except (NatsError, OSError):
-                # A broken connection ends in resume(), which starts this again.
-                return
+                if not self._wire.is_up:
+                    # A broken connection ends in resume(), which starts this again.
+                    return
 
     async def _ping(self) -> None:
         async with self._pinging:

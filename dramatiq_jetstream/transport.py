@@ -120,17 +120,18 @@ class SharedTransport(TcpTransport):
 
     def _send(self, payload: bytes) -> None:
         """Hand the socket what it takes, and keep the rest; under the lock."""
-        sent = 0
-        if not self._unsent and self._socket is not None:
-            try:
-                sent = self._socket.send(payload)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                # The connection is gone; who reads from it will hear of that.
-                return
-        if sent < len(payload):
-            self._unsent += payload[sent:]
+        self._unsent += payload if self._unsent else payload[self._offer(payload) :]
+
+    def _offer(self, payload: bytes) -> int:
+        """How many bytes the socket takes; all of them if it is gone, for who reads from it will hear of that."""
+        if self._socket is None:
+            return len(payload)
+        try:
+            return self._socket.send(payload)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(payload)
 
     def _watch(self) -> None:
         if self._unsent and self._socket is not None and not self._watching:
@@ -139,8 +140,7 @@ class SharedTransport(TcpTransport):
 
     def _flush(self) -> None:
         with self._lock:
-            unsent, self._unsent = self._unsent, bytearray()
-            self._send(bytes(unsent))
+            del self._unsent[: self._offer(bytes(self._unsent[:HIGH_WATER]))]
         if not self._unsent:
             self._unwatch()
         self._room.set()

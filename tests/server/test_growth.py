@@ -324,7 +324,7 @@ def test_late_answer_to_a_ping_does_not_break_the_connection(
         proxy.resume()
         eventually(lambda: not set(waiting) & set(session.client._pongs))
 
-        linked.enqueue(message_to("default"))
+        assert linked.get_queue_message_counts("default") == (0, 0, 0)
         assert session.client.stats["reconnects"] == 0
 
 
