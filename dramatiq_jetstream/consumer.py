@@ -21,7 +21,7 @@ try:
     from dramatiq.worker import ConsumerThread
 except ImportError:
     # dramatiq 1
-    from dramatiq.worker import _ConsumerThread as ConsumerThread  # type: ignore[attr-defined,no-redef]
+    from dramatiq.worker import _ConsumerThread as ConsumerThread
 
 #: Bytes up to which a message is decoded on the loop.
 SMALL = 16 * 1024
