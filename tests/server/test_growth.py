@@ -300,6 +300,7 @@ def test_acknowledgement_repeated_after_a_broken_link_is_not_kept(
         # The server has seen it, but does not get to say so.
         eventually(lambda: session.outbox._pinged)
         reconnects = session.client.stats["reconnects"]
+        proxy.cut()
         proxy.resume()
         await_reconnect(linked, reconnects)
 
