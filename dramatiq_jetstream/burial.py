@@ -18,6 +18,7 @@ from .connection import Connection
 from .delivery import Delivery, JetStreamMessage
 from .errors import StreamNotFound
 from .names import Names
+from .publisher import Receipt
 from .session import Session
 from .topology import HELPER_DEMANDS, Route, dead_letter_config, ensure_stream
 from .wire import ACTOR, MESSAGE_ID, MSG_ID, TTL, Publication, quote_text
@@ -124,22 +125,24 @@ class Graveyard:
 
     async def store(self, session: Session, route: Route, end: End) -> None:
         """Do what :meth:`bury` does, on the loop."""
-        await self.ensure(session)
         actor = end.message.actor_name if end.message else ""
         subject = self._names.dead_subject(route.queue_name, actor)
         publication = _fitting(
             Publication(subject, end.delivery.body, _headers(route, end)), session.client.max_payload
         )
-        try:
-            await session.store(publication)
-        except StreamNotFound:
-            # It was there when this session began; somebody has deleted it since.
-            self._ensured = None
+
+        async def attempt() -> Receipt:
             await self.ensure(session)
-            await session.store(publication)
+            return await session.store(publication)
+
+        await session.persist(attempt, self._missed)
         self.logger.warning(
             "Message %s of queue %r is a dead letter: %s.", end.delivery, route.queue_name, end.reason.value
         )
+
+    def _missed(self, _: StreamNotFound) -> None:
+        # It was there when this session began; somebody may have deleted it since.
+        self._ensured = None
 
 
 def _fitting(publication: Publication, limit: int) -> Publication:

@@ -189,7 +189,8 @@ class KeyValue:
         without that key, but a replicated stream stops for good when one fails.)
         """
         question = f"@stored:{message_id}"
-        receipt = await session.store(self._publication(session, question, b"?", {MSG_ID: message_id, TTL: "60"}))
+        publication = self._publication(session, question, b"?", {MSG_ID: message_id, TTL: "60"})
+        receipt = await self._with_bucket(session, lambda: session.store(publication))
         # It may be a duplicate of itself.
         return receipt.duplicate and (await self.read_last(session, question)).value is None
 
@@ -273,20 +274,27 @@ class KeyValue:
         return await self._with_bucket(session, call)
 
     async def _with_bucket(self, session: Session, step: Callable[[], Awaitable[T]]) -> T:
-        """Take a step, for which the bucket is made if it is missing."""
-        await self._ensure(session)
-        try:
+        """Take a step, for which the bucket is made if it is missing, or waited for if it has no leader."""
+
+        async def attempt() -> T:
+            await self._ensure(session)
             return await step()
+
+        try:
+            return await session.persist(attempt, self._missed)
         except StreamNotFound as error:
-            if not self._managed:
-                raise StreamNotFound(
-                    f"the bucket {self.bucket!r} does not exist, and declare='never' forbids to make it: let a process "
-                    "with declare='auto' use it once"
-                ) from error
-            # It was deleted since.
-            self._ensured = None
-        await self._ensure(session)
-        return await step()
+            if self._managed:
+                raise
+            raise StreamNotFound(
+                f"the bucket {self.bucket!r} does not exist, and declare='never' forbids to make it: let a process "
+                "with declare='auto' use it once"
+            ) from error
+
+    def _missed(self, error: StreamNotFound) -> None:
+        self._ensured = None
+        # Where JetStream itself says that there is no such stream, waiting is no use.
+        if not self._managed and isinstance(error.__cause__, ApiError):
+            raise error
 
     async def _ensure(self, session: Session) -> None:
         if self._managed and self._ensured is not session:

@@ -7,14 +7,14 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from typing import Any, TypeVar
 
 import nats.errors
 from dramatiq.logging import get_logger
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from .errors import ApiError, CallTimeout, ConnectionClosed, PermissionDenied, UnsupportedServer
+from .errors import ApiError, CallTimeout, ConnectionClosed, PermissionDenied, StreamNotFound, UnsupportedServer
 from .framing import Receiver
 from .link import Link
 from .loop_thread import LoopThread
@@ -23,6 +23,8 @@ from .protocol import header_block, publish_command
 from .publisher import Outcome, Publisher, Receipt
 from .settings import BrokerSettings
 from .wire import Publication
+
+T = TypeVar("T")
 
 Listener = Callable[[], object]
 
@@ -232,6 +234,24 @@ class Session:
             raise self.unconfirmed(publication) from error
         finally:
             self.publisher.forget(token)
+
+    async def persist(self, step: Callable[[], Awaitable[T]], missing: Callable[[StreamNotFound], object]) -> T:
+        """Take a step, and again within the timeout while nobody answers for its stream: it may be without a leader.
+
+        Parameters:
+          step(Callable): What needs the stream.
+          missing(Callable): Told each time that the stream was not there; it raises to give up.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.timeout
+        while True:
+            try:
+                return await step()
+            except StreamNotFound as error:
+                missing(error)
+                if loop.time() + NO_RESPONDERS_PAUSE > deadline:
+                    raise
+            await asyncio.sleep(NO_RESPONDERS_PAUSE)
 
     def submit(self, publication: Publication, done: Callable[[Outcome], object], *, at_once: bool = False) -> bytes:
         """Begin to publish a message of a size the server takes, as the publisher does; from any thread."""

@@ -326,6 +326,22 @@ def test_missing_bucket_is_not_made_if_that_is_not_allowed(nats_url: str, namesp
     backend.close()
 
 
+def test_write_waits_for_a_bucket_that_nobody_answers_for(nats_url: str, admin: Admin, namespace: str) -> None:
+    waiting = ResultBackend(url=nats_url, bucket=f"{namespace}-late", declare="never", timeout=30_000)
+    maker = ResultBackend(url=nats_url, bucket=f"{namespace}-late")
+    answered, other = message(), message()
+    asked = admin.subscribe(f"$KV.{namespace}-late.>")
+    writing = in_background(lambda: waiting.store_result(answered, "at last", TTL))
+    asked.get(timeout=10)
+
+    maker.store_result(other, 0, TTL)
+
+    assert writing.result(30) is None
+    assert maker.get_result(answered) == "at last"
+    waiting.close()
+    maker.close()
+
+
 def test_existing_bucket_is_used_without_management_calls(nats_url: str, limits: Limits, namespace: str) -> None:
     limits.add("key", 1, TTL)
     backend = Limits(url=nats_url, bucket=f"{namespace}-rate-limits", declare="never")
