@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dramatiq_jetstream.server_process import find_binary
+from dramatiq_jetstream.embedded.server_process import find_binary
 
 from .needs import find_program
 

@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from .broker import JetStreamBroker
-from .server import NatsServer
+from .embedded import NatsServer
 from .settings import WorkQueue
 
 __all__ = ["JetStreamBroker", "NatsServer", "WorkQueue", "__version__"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from dramatiq_abort.backend import Event, EventBackend
 
-from .backend import Bucket
+from .backends import Bucket
 from .broker import JetStreamBroker
 
 #: Milliseconds for which an event that was handed out is not handed out again: as long as

@@ -12,32 +12,35 @@ from dramatiq import Broker, Message, Middleware
 from dramatiq.common import q_name
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 
-from . import delayed
-from .attempts import Attempts
-from .batch import AtomicBatch, Batch, PipelinedBatch
-from .blueprint import Piece, helper_piece, queue_pieces
-from .burial import Graveyard
-from .connection import Connection
-from .consumer import JetStreamConsumer
-from .consumers import Consumers
-from .counts import count, purge
-from .dead_letters import DeadLetters
-from .delayed import DelayedMessage
-from .delays import Waits, check_delay, due_at, publication
-from .delivery import JetStreamMessage
-from .finishing import finishing, run_hooks
-from .handling import QueueHandling
-from .link import RESERVED_OPTIONS
+from .client import RESERVED_OPTIONS, Connection, Subscription
+from .dead_letters import DeadLetters, DeadLetterStore, ExhaustedMessages
+from .deliveries import ActorOptions, AttemptRecords, JetStreamMessage, after_actor_hooks, run_after_actor_hooks
 from .names import Names
-from .parked import ParkedMessages
-from .policy import Policy
-from .queues import Queue
-from .session import Subscription
+from .sending import (
+    AtomicBatch,
+    Batch,
+    DelayedMessage,
+    PipelinedBatch,
+    Queue,
+    check_delay,
+    due_at,
+    publication,
+    scheduled,
+)
 from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
-from .topology import Route, bucket_config, dead_letter_config
+from .streams import (
+    Requirement,
+    Route,
+    count,
+    dead_letter_config,
+    helper_requirement,
+    purge,
+    queue_requirements,
+)
+from .worker import Consumers, JetStreamConsumer, QueueHandling, Redelivery, exit_if_ending
 
-#: Seconds for which messages must look parked before join believes it: a consumer's counts lag
-#: behind its stream's, and a message that has just been stored or has moved looks parked meanwhile.
+#: Seconds for which messages must look exhausted before join believes it: a consumer's counts lag behind its
+#: stream's, and a message that has just been stored or moved looks exhausted meanwhile.
 SETTLING = 0.5
 
 
@@ -116,24 +119,35 @@ class JetStreamBroker(Broker):
         self.actor_options.add("dead_message_ttl")
         self.connection = Connection(self.settings)
         self._managed = declare == "auto"
-        self._policy = Policy(self)
+        self._actor_options = ActorOptions(self)
         #: What is remembered of attempts so far.
-        self.attempts = Attempts(self.names, replicas)
-        self._graveyard = Graveyard(self.connection, self.names, replicas, managed=self._managed)
+        self.attempts = AttemptRecords(self.names, replicas)
+        self._dead_letter_store = DeadLetterStore(
+            self.connection,
+            self.names,
+            self._actor_options,
+            replicas,
+            managed=self._managed,
+            ttl=self.settings.dead_letter_ttl(),
+        )
         self._queues: dict[str, Queue] = {}
+        self._handling: dict[str, QueueHandling] = {}
         #: The messages that could not be handled.
         self.dead_letters = DeadLetters(self.connection, self.names, self._queue)
-        self._parked = ParkedMessages(
+        self._exhausted = ExhaustedMessages(
             self.names,
             lambda: list(self._queues.values()),
-            self._graveyard,
+            self._dead_letter_store,
             self.attempts,
-            self._policy,
             replicas=replicas,
-            dead_message_ttl=self.settings.dead_letter_ttl(),
         )
         self._consumers = Consumers(
-            self.connection, self.attempts, self._parked, self._max_deliver, managed=self._managed
+            self.connection,
+            self.attempts,
+            self._exhausted,
+            lambda queue_name: self._handling[queue_name],
+            self._max_deliver,
+            managed=self._managed,
         )
 
     @property
@@ -144,6 +158,7 @@ class JetStreamBroker(Broker):
         """Hand back what was prefetched, and close the connection.  The next use opens another."""
         self._consumers.stop()
         self.connection.close()
+        exit_if_ending()
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> JetStreamConsumer:
         """Create a new consumer for a queue.
@@ -173,7 +188,7 @@ class JetStreamBroker(Broker):
         queue_name = q_name(queue_name)
         if queue_name not in self.queues:
             self.emit_before("declare_queue", queue_name)
-            self._queues[queue_name] = self._build(queue_name)
+            self._build(queue_name)
             self.queues.add(queue_name)
             self.emit_after("declare_queue", queue_name)
 
@@ -195,14 +210,13 @@ class JetStreamBroker(Broker):
         Returns:
           Message: Either the original message or a copy of it.
         """
-        parent = finishing.message
+        parent = after_actor_hooks.message
         if parent is not None and parent.stands_for(message):
             return self._retry(parent, delay)
         try:
             return self._enqueue(message, delay, parent)
         except Exception as error:
-            if parent is not None:
-                parent.hook_error = error
+            self._hook_failed(error)
             raise
 
     def batch(self, *, atomic: bool = False) -> Batch:
@@ -225,7 +239,7 @@ class JetStreamBroker(Broker):
         Returns:
           Batch: The context manager.
         """
-        return (AtomicBatch if atomic else PipelinedBatch)(self.connection, self._stored)
+        return (AtomicBatch if atomic else PipelinedBatch)(self.connection, self._stored, self._hook_failed)
 
     def enqueue_many(
         self, messages: Iterable[Message[Any]], *, delay: int | None = None, atomic: bool = False
@@ -308,7 +322,7 @@ class JetStreamBroker(Broker):
             counts = self.connection.call(lambda session: count(session, queue.route))
             now = time.monotonic()
             idle_since = math.inf if counts.unfinished else min(idle_since, now)
-            if not counts.unfinished and (not counts.parked or now - idle_since >= SETTLING):
+            if not counts.unfinished and (not counts.exhausted or now - idle_since >= SETTLING):
                 return
             if deadline is not None and now >= deadline:
                 raise QueueJoinTimeout(queue_name)
@@ -326,24 +340,26 @@ class JetStreamBroker(Broker):
         for queue in list(self._queues.values()):
             self.connection.call(queue.ensure_stream)
             self.connection.call(partial(queue.ensure_consumer, max_deliver=self._max_deliver(queue)))
-            self.connection.call(partial(self._parked.prepare, queue=queue))
+            self.connection.call(partial(self._exhausted.prepare, queue=queue))
         self.connection.call(self.attempts.ensure)
-        self.connection.call(self._graveyard.ensure)
+        self.connection.call(self._dead_letter_store.ensure)
 
-    def blueprint(self) -> list[Piece]:
+    def requirements(self) -> list[Requirement]:
         """Everything that :meth:`setup` and the workers of the declared queues make on the server.
 
         Returns:
-          list[Piece]: Each stream and consumer, those of the queues first; nothing is asked of the server.
+          list[Requirement]: Each stream and consumer, those of the queues first; nothing is asked of the server.
         """
         queues = list(self._queues.values())
-        pieces = [piece for queue in queues for piece in queue_pieces(queue.route, self._max_deliver(queue))]
-        advisories = [self._parked.advisory_route(queue.route) for queue in queues]
+        requirements = [
+            requirement for queue in queues for requirement in queue_requirements(queue.route, self._max_deliver(queue))
+        ]
+        advisories = [self._exhausted.advisory_route(queue.route) for queue in queues]
         for route in {route.stream: route for route in advisories}.values():
-            pieces += queue_pieces(route, None, "advisories about messages out of attempts")
+            requirements += queue_requirements(route, None, "advisories about messages out of attempts")
         replicas = self.settings.replicas
-        pieces.append(helper_piece(bucket_config(self.attempts.bucket, replicas), "the attempts' records"))
-        return [*pieces, helper_piece(dead_letter_config(self.names, replicas), "dead letters")]
+        requirements.append(self.attempts.requirement)
+        return [*requirements, helper_requirement(dead_letter_config(self.names, replicas), "dead letters")]
 
     def queue(self, queue_name: str) -> Queue:
         """A declared queue: its place on the server, and how its messages are written.
@@ -366,7 +382,7 @@ class JetStreamBroker(Broker):
           bool: Whether that was in time; False if it is already in its queue, or was never delayed.
         """
         queue = self._queue(message.queue_name)
-        return self.connection.call(partial(delayed.cancel, route=queue.route, message_id=message.message_id))
+        return self.connection.call(partial(scheduled.cancel, route=queue.route, message_id=message.message_id))
 
     def delayed(self, queue_name: str) -> Iterator[DelayedMessage]:
         """Go through the messages of a queue that the server still holds back, a page at a time.
@@ -383,7 +399,7 @@ class JetStreamBroker(Broker):
           due, in the order they were sent.
         """
         queue = self._declared(queue_name)
-        return delayed.waiting(self.connection, queue.route, queue.payload)
+        return scheduled.waiting(self.connection, queue.route, queue.payload)
 
     def publish(self, subject: str, body: bytes) -> None:
         """Publish a plain NATS message, outside of any queue, over the broker's connection.
@@ -417,16 +433,16 @@ class JetStreamBroker(Broker):
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal == "process_message" and isinstance(args[0], JetStreamMessage):
-            args[0].delivery.start_clock(partial(self._policy.lease_limit, args[0]))
+            args[0].delivery.start_clock(partial(self._actor_options.lease_limit, args[0]))
         elif signal == "worker_boot":
             self._consumers.threads = args[0].worker_threads
         super().emit_before(signal, *args, **kwargs)
         if signal == "worker_shutdown":
-            self._consumers.hand_back(args[0], self._declared)
+            self._consumers.hand_back(args[0])
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal == "process_message" and isinstance(args[0], JetStreamMessage):
-            run_hooks(self, *args, **kwargs)
+            run_after_actor_hooks(self, *args, **kwargs)
         else:
             super().emit_after(signal, *args, **kwargs)
 
@@ -476,23 +492,27 @@ class JetStreamBroker(Broker):
         except KeyError:
             raise QueueNotFound(queue_name) from None
 
-    def _build(self, queue_name: str) -> Queue:
+    def _hook_failed(self, error: Exception) -> None:
+        """Note that a hook could not hand its work on; its message comes back."""
+        if after_actor_hooks.message is not None:
+            after_actor_hooks.message.hook_error = error
+
+    def _build(self, queue_name: str) -> None:
         route = Route(queue_name, self.settings.queue(queue_name), self.names, self.settings.replicas)
-        payload = self._policy.payload(route)
-        handling = QueueHandling(
+        payload = self._actor_options.payload(route)
+        self._queues[queue_name] = Queue(route, payload, self.connection, managed=self._managed)
+        self._handling[queue_name] = QueueHandling(
             self.connection,
             route,
             payload,
-            self._policy,
-            Waits(self.connection, route, payload, self.attempts),
-            self._graveyard,
-            dead_message_ttl=self.settings.dead_letter_ttl(),
+            self._actor_options,
+            Redelivery(self.connection, route, payload, self.attempts),
+            self._dead_letter_store,
             unknown_actor_grace=self.settings.unknown_actor_grace,
             on_delayed=partial(self.emit_before, "delay_message"),
         )
-        return Queue(route, payload, handling, self.connection, managed=self._managed)
 
     def _max_deliver(self, queue: Queue) -> int | None:
         return queue.route.settings.max_deliver or (
-            None if queue.route.settings.bound else self._policy.max_deliver(queue.name)
+            None if queue.route.settings.bound else self._actor_options.max_deliver(queue.name)
         )

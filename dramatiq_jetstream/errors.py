@@ -37,6 +37,7 @@ __all__ = [
     "QueueNotFound",
     "ServerUnreachable",
     "StreamNotFound",
+    "UnexpectedAnswer",
     "UnsupportedMessage",
     "UnsupportedServer",
 ]
@@ -93,8 +94,15 @@ class ApiError(JetStreamError, BrokerError):
         super().__init__(f"{what}: the server answered {description!r} (error {err_code or code})")
 
 
+class UnexpectedAnswer(JetStreamError, BrokerError):
+    """Raised when an answer of the server cannot be read."""
+
+
 class StreamNotFound(JetStreamError, QueueNotFound):
     """Raised when a queue's stream does not exist and may not be made."""
+
+    #: Whether JetStream says so; otherwise nobody listens on its subject, as happens without a leader.
+    confirmed = False
 
 
 class ConsumerNotFound(JetStreamError, QueueNotFound):

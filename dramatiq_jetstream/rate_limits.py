@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from dramatiq.rate_limits import RateLimiterBackend
 
-from .backend import Bucket
+from .backends import Bucket
 from .broker import JetStreamBroker
-from .finishing import finishing
+from .deliveries import after_actor_hooks
 
 #: How many members of a group a barrier remembers in its own value; of the others there are keys.
 RECENT_MEMBERS = 32
@@ -159,7 +159,7 @@ class _Count(NamedTuple):
 
 def _group_member(key: str) -> str | None:
     """The message that is being counted at a group's barrier on this thread, if one is."""
-    message = finishing.message
+    message = after_actor_hooks.message
     if message is None or message.options.get("group_completion_uuid") != key:
         return None
     return message.identity

@@ -11,7 +11,7 @@ from dramatiq.results import ResultBackend, ResultMissing, ResultTimeout
 from dramatiq.results.backend import DEFAULT_TIMEOUT, Missing
 from dramatiq.results.result import wrap_exception
 
-from .backend import Bucket
+from .backends import Bucket
 from .broker import JetStreamBroker
 from .errors import MessageTooLarge
 

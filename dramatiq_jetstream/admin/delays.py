@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .. import delayed
 from ..broker import JetStreamBroker
-from ..delayed import DelayedMessage
+from ..sending import DelayedMessage, scheduled
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,14 @@ def list_delayed(broker: JetStreamBroker, queue_names: Sequence[str] | None = No
 def cancel_delayed(broker: JetStreamBroker, message_id: str) -> bool:
     """Cancel what is held back of a message in any declared queue, and tell whether there was anything."""
     routes = [broker.queue(queue_name).route for queue_name in _delaying(broker, None)]
-    held = [broker.connection.call(partial(delayed.cancel, route=route, message_id=message_id)) for route in routes]
+    held = [broker.connection.call(partial(scheduled.cancel, route=route, message_id=message_id)) for route in routes]
     return sum(held) > 0
 
 
 def run_delayed(broker: JetStreamBroker, message_id: str) -> bool:
     """Have a message that is held back in any declared queue delivered now, and tell whether there was one."""
     routes = [broker.queue(queue_name).route for queue_name in _delaying(broker, None)]
-    held = [broker.connection.call(partial(delayed.run_now, route=route, message_id=message_id)) for route in routes]
+    held = [broker.connection.call(partial(scheduled.run_now, route=route, message_id=message_id)) for route in routes]
     return sum(held) > 0
 
 

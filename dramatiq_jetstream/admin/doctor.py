@@ -8,11 +8,10 @@ from functools import partial
 
 from dramatiq.common import current_millis
 
-from .. import counts, stored
 from ..broker import JetStreamBroker
+from ..client import Session
 from ..errors import BrokerError, ConnectionFailed, PermissionDenied
-from ..session import Session
-from ..topology import Route
+from ..streams import Route, counts, reading
 from . import plan
 from .queues import QueueView, views
 from .roles import probe
@@ -91,7 +90,7 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
 
 def _server(broker: JetStreamBroker) -> Iterator[Finding]:
     session = broker.connection.session()
-    yield Finding("ok", "server", session.link.address, f"nats-server {session.server_version} answers, with JetStream")
+    yield Finding("ok", "server", session.address, f"nats-server {session.server_version} answers, with JetStream")
 
 
 def _limits(broker: JetStreamBroker) -> Iterator[Finding]:
@@ -134,7 +133,7 @@ async def _skew(session: Session, route: Route) -> int | None:
     after = current_millis()
     if said is None:
         return None
-    server = stored.nanoseconds(said) // 1_000_000
+    server = reading.nanoseconds(said) // 1_000_000
     return 0 if before <= server <= after else server - (before if server < before else after)
 
 
@@ -151,7 +150,7 @@ def _permissions(broker: JetStreamBroker, roles: Sequence[str]) -> Iterator[Find
 def _drift(broker: JetStreamBroker) -> Iterator[Finding]:
     checked = plan.check(broker)
     for part in checked:
-        subject = f"{part.piece.kind} {part.piece.label}"
+        subject = f"{part.requirement.kind} {part.requirement.label}"
         if part.state == "missing":
             yield Finding("warning", "drift", subject, "it is not on the server", "run 'dramatiq-jetstream setup'")
         elif part.state == "differs":
@@ -165,16 +164,16 @@ def _drift(broker: JetStreamBroker) -> Iterator[Finding]:
 def _queues(broker: JetStreamBroker) -> Iterator[Finding]:
     for view in views(broker):
         found = list(_queue(view))
-        yield from found or [Finding("ok", "queues", view.queue, "nothing is parked, and somebody works or is idle")]
+        yield from found or [Finding("ok", "queues", view.queue, "nothing is exhausted, and somebody works or is idle")]
 
 
 def _queue(view: QueueView) -> Iterator[Finding]:
-    if view.parked:
+    if view.exhausted:
         yield Finding(
             "warning",
-            "parked",
+            "exhausted",
             view.queue,
-            f"{view.parked} messages are out of attempts and still in the stream",
+            f"{view.exhausted} messages are out of attempts and still in the stream",
             "start a worker of this queue, which makes dead letters of them; in a stream of somebody else, look at "
             f"them with 'dramatiq-jetstream peek {view.queue}'",
         )

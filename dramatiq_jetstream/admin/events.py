@@ -10,8 +10,8 @@ from typing import Any
 
 from dramatiq.common import current_millis
 
-from .. import stored
 from ..broker import JetStreamBroker
+from ..streams import reading
 
 SUBJECT = "$JS.EVENT.ADVISORY"
 
@@ -124,4 +124,4 @@ def _is_ours(broker: JetStreamBroker, stream: str) -> bool:
 
 
 def _milliseconds(moment: str) -> int:
-    return stored.nanoseconds(moment) // 1_000_000
+    return reading.nanoseconds(moment) // 1_000_000

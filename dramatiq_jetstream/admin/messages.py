@@ -11,13 +11,11 @@ from typing import Any
 from dramatiq import Message
 from dramatiq.errors import DecodeError
 
-from .. import counts, stored
 from ..broker import JetStreamBroker
 from ..dead_letters import DeadLetter
-from ..delayed import due_of
-from ..queues import Queue
-from ..stored import Stored
-from ..wire import SCHEDULE, Origin, Received
+from ..sending import Queue, due_of
+from ..streams import StoredMessage, counts, reading
+from ..wire import SCHEDULE
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class StoredView:
       queue(str): The queue.
       stream(str): The stream.
       sequence(int): Its sequence there.
-      state(str): ``"ready"``, ``"held"`` by a worker or for a retry, ``"delayed"``, ``"parked"``, or ``"dead"``.
+      state(str): ``"ready"``, ``"held"`` by a worker or for a retry, ``"delayed"``, ``"exhausted"``, or ``"dead"``.
       actor(str): The actor it is for, if it can be decoded.
       message_id(str): dramatiq's id of it, if it can be decoded.
       args(tuple): Its positional arguments.
@@ -76,7 +74,7 @@ def peek(broker: JetStreamBroker, queue_name: str, limit: int | None = None) -> 
 def show(broker: JetStreamBroker, queue_name: str, sequence: int) -> StoredView | None:
     """Look at the message of a sequence in a queue's stream; None if there is none."""
     queue = broker.queue(queue_name)
-    found = broker.connection.call(partial(stored.get, stream=queue.route.stream, sequence=sequence))
+    found = broker.connection.call(partial(reading.get, stream=queue.route.stream, sequence=sequence))
     return None if found is None else _read(queue, found, _reader(broker, queue).state(found))
 
 
@@ -96,12 +94,12 @@ class _Reader:
     held: int
     scheduled: str
 
-    def state(self, found: Stored) -> str:
+    def state(self, found: StoredMessage) -> str:
         if SCHEDULE in found.headers and found.subject.startswith(self.scheduled):
             return "delayed"
         if found.sequence > self.passed:
             return "ready"
-        return "held" if self.held else "parked"
+        return "held" if self.held else "exhausted"
 
 
 def _reader(broker: JetStreamBroker, queue: Queue) -> _Reader:
@@ -113,14 +111,13 @@ def _reader(broker: JetStreamBroker, queue: Queue) -> _Reader:
 
 def _all(broker: JetStreamBroker, queue: Queue) -> Iterator[StoredView]:
     route, reader = queue.route, _reader(broker, queue)
-    walk = stored.walk_slowly if route.settings.bound else stored.walk
     subjects = [route.filter] if route.settings.bound else [route.filter, route.names.delayed_subject(queue.name)]
     for subject in subjects:
-        for found in walk(broker.connection, route.stream, subject):
+        for found in reading.walk(broker.connection, route.stream, subject):
             yield _read(queue, found, reader.state(found))
 
 
-def _read(queue: Queue, found: Stored, state: str) -> StoredView:
+def _read(queue: Queue, found: StoredMessage, state: str) -> StoredView:
     message, error = _decode(queue, found)
     return StoredView(
         queue=queue.name,
@@ -136,13 +133,12 @@ def _read(queue: Queue, found: Stored, state: str) -> StoredView:
         due=due_of(found) if state == "delayed" else None,
         error=error,
         body=found.body,
-        headers={name: value for name, value in found.headers.items() if name not in stored.OWN_HEADERS},
+        headers=found.own_headers,
     )
 
 
-def _decode(queue: Queue, found: Stored) -> tuple[Message[Any] | None, str | None]:
-    origin = Origin(queue.route.stream, queue.route.consumer, 1, found.sequence, found.timestamp)
+def _decode(queue: Queue, found: StoredMessage) -> tuple[Message[Any] | None, str | None]:
     try:
-        return queue.payload.decode(Received(found.body, found.headers, origin)), None
+        return queue.payload.decode(found), None
     except DecodeError as error:
         return None, error.args[0]

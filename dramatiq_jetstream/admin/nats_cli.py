@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from ..blueprint import Piece
+from ..streams import Requirement
 
 _STREAM_LIMITS = {
     "max_msgs": "max-msgs",
@@ -26,16 +26,16 @@ _RETENTION = {"workqueue": "work"}
 _UNITS = ((3_600_000_000_000, "h"), (60_000_000_000, "m"), (1_000_000_000, "s"), (1_000_000, "ms"), (1, "ns"))
 
 
-def command(piece: Piece) -> str:
+def command(requirement: Requirement) -> str:
     """The command that makes a stream or a consumer, over several lines."""
-    words = _consumer(piece) if piece.consumer else _stream(piece)
-    start = f"nats {piece.kind} add {shlex.quote(piece.stream)}"
-    start += f" {shlex.quote(piece.consumer)}" if piece.consumer else ""
+    words = _consumer(requirement) if requirement.consumer else _stream(requirement)
+    start = f"nats {requirement.kind} add {shlex.quote(requirement.stream)}"
+    start += f" {shlex.quote(requirement.consumer)}" if requirement.consumer else ""
     return " \\\n    ".join([start, *words, "--defaults"])
 
 
-def _stream(piece: Piece) -> list[str]:
-    config = piece.config
+def _stream(requirement: Requirement) -> list[str]:
+    config = requirement.config
     words = [f"--subjects {shlex.quote(subject)}" for subject in config["subjects"]]
     words.append(f"--retention {_RETENTION.get(config['retention'], config['retention'])}")
     words.append(f"--storage {config['storage']} --discard {config['discard']} --replicas {config['num_replicas']}")
@@ -48,8 +48,8 @@ def _stream(piece: Piece) -> list[str]:
     return [*words, " ".join(switches)] if switches else words
 
 
-def _consumer(piece: Piece) -> list[str]:
-    config = piece.config
+def _consumer(requirement: Requirement) -> list[str]:
+    config = requirement.config
     words = [
         f"--pull --filter {shlex.quote(config['filter_subject'])}",
         f"--ack {config['ack_policy']} --deliver {config['deliver_policy']} --replay {config['replay_policy']}",

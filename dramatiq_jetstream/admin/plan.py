@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .. import counts
-from ..backend import Bucket
-from ..blueprint import Piece, helper_piece
+from ..backends import Bucket
 from ..broker import JetStreamBroker
-from ..errors import ApiError, Difference
-from ..session import Session
-from ..topology import ALREADY_EXISTS, Config, bucket_config, limits
+from ..client import Session
+from ..errors import Difference
+from ..streams import Config, Requirement, bucket_config, counts, helper_requirement, limits
 from .nats_cli import command
 
 #: What the server changes in streams and consumers that exist.
@@ -40,12 +38,12 @@ class Checked:
     """A stream or consumer as it is needed, beside what the server has.
 
     Parameters:
-      piece(Piece): What is needed.
+      piece(Requirement): What is needed.
       found(dict): Its configuration on the server, or None if it is not there.
       differences(tuple): The fields that do not fit.
     """
 
-    piece: Piece
+    requirement: Requirement
     found: Config | None
     differences: tuple[Difference, ...]
 
@@ -75,21 +73,21 @@ class Warned:
 
 def check(broker: JetStreamBroker) -> list[Checked]:
     """Compare everything that the declared queues and the middleware's backends need with the server."""
-    return [broker.connection.call(partial(_check, piece=piece)) for piece in pieces(broker)]
+    return [broker.connection.call(partial(_check, requirement=requirement)) for requirement in requirements(broker)]
 
 
 def make(broker: JetStreamBroker, checked: Iterable[Checked]) -> Iterator[Checked]:
     """Make what is missing, and give each thing that was made; nothing that exists is changed."""
     for part in checked:
         if part.found is None:
-            yield broker.connection.call(partial(_make, piece=part.piece))
+            yield broker.connection.call(partial(_make, requirement=part.requirement))
 
 
 def warnings(broker: JetStreamBroker, part: Checked) -> list[Warned]:
     """Why to think twice before changing what differs."""
-    waiting = broker.connection.call(partial(_count_held, piece=part.piece))
+    waiting = broker.connection.call(partial(_count_held, requirement=part.requirement))
     found = [warned for difference in part.differences for warned in _warnings(difference, part, waiting)]
-    if part.piece.kind == "stream" and waiting:
+    if part.requirement.kind == "stream" and waiting:
         found.append(
             Warned(
                 "stream",
@@ -110,20 +108,20 @@ def update(broker: JetStreamBroker, part: Checked) -> Checked:
     config = dict(part.found or {})
     for difference in part.differences:
         config[difference.field] = _wanted(difference.field, part)
-    broker.connection.call(partial(part.piece.change, config=config))
-    return broker.connection.call(partial(_check, piece=part.piece))
+    broker.connection.call(partial(part.requirement.change, config=config))
+    return broker.connection.call(partial(_check, requirement=part.requirement))
 
 
 def nats_commands(broker: JetStreamBroker) -> list[str]:
     """The commands of the ``nats`` tool that make everything; nothing is asked of the server."""
-    return [command(piece) for piece in pieces(broker)]
+    return [command(requirement) for requirement in requirements(broker)]
 
 
-def pieces(broker: JetStreamBroker) -> list[Piece]:
+def requirements(broker: JetStreamBroker) -> list[Requirement]:
     """Everything that is needed, the buckets of the middleware's backends included."""
-    found = broker.blueprint()
+    found = broker.requirements()
     for bucket in sorted({bucket.values.bucket for bucket in _buckets(broker)}):
-        found.append(helper_piece(bucket_config(bucket, broker.settings.replicas), f"the bucket {bucket!r}"))
+        found.append(helper_requirement(bucket_config(bucket, broker.settings.replicas), f"the bucket {bucket!r}"))
     return found
 
 
@@ -136,23 +134,19 @@ def _buckets(broker: JetStreamBroker) -> Iterator[Bucket]:
                 yield bucket
 
 
-async def _check(session: Session, piece: Piece) -> Checked:
-    found = await piece.find(session)
-    return Checked(piece, found, () if found is None else tuple(piece.differences(found)))
+async def _check(session: Session, requirement: Requirement) -> Checked:
+    found = await requirement.find(session)
+    return Checked(requirement, found, () if found is None else tuple(requirement.differences(found)))
 
 
-async def _make(session: Session, piece: Piece) -> Checked:
-    try:
-        await piece.make(session)
-    except ApiError as error:
-        if error.err_code not in ALREADY_EXISTS:
-            raise
-    return await _check(session, piece)
+async def _make(session: Session, requirement: Requirement) -> Checked:
+    await requirement.make(session)
+    return await _check(session, requirement)
 
 
-async def _count_held(session: Session, piece: Piece) -> int:
-    consumers = [piece.consumer] if piece.consumer else await _consumers(session, piece.stream)
-    return sum([await counts.count_held(session, piece.stream, consumer) for consumer in consumers])
+async def _count_held(session: Session, requirement: Requirement) -> int:
+    consumers = [requirement.consumer] if requirement.consumer else await _consumers(session, requirement.stream)
+    return sum([await counts.count_held(session, requirement.stream, consumer) for consumer in consumers])
 
 
 async def _consumers(session: Session, stream: str) -> list[str]:
@@ -164,10 +158,10 @@ def _warnings(difference: Difference, part: Checked, waiting: int) -> Iterator[W
     field, found = difference.field, part.found or {}
     if field == "ack_wait" and waiting:
         yield Warned(field, f"the delays of {waiting} messages that wait for a retry shift by the difference")
-    if field == "max_deliver" and _lower(part.piece.config, found):
+    if field == "max_deliver" and _lower(part.requirement.config, found):
         yield Warned(
             field,
-            "messages with more deliveries than the new limit are parked without an advisory (nats-server#7148); "
+            "messages with more deliveries than the new limit are exhausted without an advisory (nats-server#7148); "
             "workers find them when nothing else is in flight",
         )
     if field == "filter_subject":
@@ -184,8 +178,8 @@ def _lower(wanted: Config, found: Config) -> bool:
 
 
 def _wanted(field: str, part: Checked) -> Any:
-    wanted = part.piece.config.get(field)
+    wanted = part.requirement.config.get(field)
     if field != "subjects":
         return wanted
     had = list((part.found or {}).get("subjects") or [])
-    return had + [subject for subject in wanted or [part.piece.subject] if subject not in had]
+    return had + [subject for subject in wanted or [part.requirement.subject] if subject not in had]

@@ -11,13 +11,10 @@ from typing import Any
 
 from dramatiq.common import current_millis
 
-from .. import counts, stored
 from ..broker import JetStreamBroker
-from ..counts import QueueState
+from ..client import Session
 from ..errors import ConsumerNotFound, StreamNotFound
-from ..session import Session
-from ..stored import Stored
-from ..topology import Route
+from ..streams import QueueState, Route, StoredMessage, counts, reading
 
 #: How long a pause without an end lasts, in milliseconds: a hundred years.
 FOR_EVER = 36_525 * 86_400_000
@@ -39,7 +36,7 @@ class QueueView:
       running(int): How many workers hold.
       retrying(int): How many wait for a retry; beyond 1,024 held messages an estimate.
       delayed(int): How many the server holds back until their time.
-      parked(int): How many are out of attempts and still in the stream.
+      exhausted(int): How many are out of attempts and still in the stream.
       dead(int): How many are dead letters.
       redelivered(int): How many were delivered more than once, of those not done yet.
       oldest(int): The milliseconds since the oldest message was stored, delayed ones aside.
@@ -62,7 +59,7 @@ class QueueView:
     running: int
     retrying: int
     delayed: int
-    parked: int
+    exhausted: int
     dead: int
     redelivered: int
     oldest: int | None
@@ -78,7 +75,7 @@ class QueueView:
 
 
 #: The columns that can be summed up.
-SUMS = ("ready", "running", "retrying", "delayed", "parked", "dead", "redelivered", "pulls", "received", "finished")
+SUMS = ("ready", "running", "retrying", "delayed", "exhausted", "dead", "redelivered", "pulls", "received", "finished")
 
 
 def discover(broker: JetStreamBroker) -> list[str]:
@@ -202,7 +199,7 @@ async def _view(session: Session, broker: JetStreamBroker, route: Route) -> Queu
         running=state.counts.running - retrying,
         retrying=retrying,
         delayed=state.counts.delayed,
-        parked=state.counts.parked,
+        exhausted=state.counts.exhausted,
         dead=state.counts.dead,
         redelivered=consumer.get("num_redelivered", 0),
         oldest=max(now - oldest[0].timestamp // 1_000_000, 0) if oldest else None,
@@ -216,34 +213,25 @@ async def _view(session: Session, broker: JetStreamBroker, route: Route) -> Queu
     )
 
 
-async def _held(session: Session, route: Route, state: QueueState) -> list[Stored]:
-    """The first messages that are held, or parked: the consumer has passed them and they are still there."""
+async def _held(session: Session, route: Route, state: QueueState) -> list[StoredMessage]:
+    """The first messages that are held, or exhausted: the consumer has passed them and they are still there."""
     if not state.counts.running:
         return []
     passed = state.consumer["delivered"]["stream_seq"]
     return [message for message in await read_some(session, route, 1, SAMPLE) if message.sequence <= passed]
 
 
-async def _first(session: Session, route: Route, state: QueueState) -> list[Stored]:
+async def _first(session: Session, route: Route, state: QueueState) -> list[StoredMessage]:
     return await read_some(session, route, 1, 1) if state.stream else []
 
 
-async def read_some(session: Session, route: Route, start: int, count: int) -> list[Stored]:
+async def read_some(session: Session, route: Route, start: int, count: int) -> list[StoredMessage]:
     """Read a queue's messages from a sequence on; on the loop."""
-    if not route.settings.bound:
-        return await stored.read(session, route.stream, route.filter, start, count)
-    found: list[Stored] = []
-    while len(found) < count:
-        message = await stored.next_of(session, route.stream, route.filter, start)
-        if message is None:
-            break
-        found.append(message)
-        start = message.sequence + 1
-    return found
+    return await reading.read(session, route.stream, route.filter, start, count)
 
 
 async def _count_retrying(
-    session: Session, broker: JetStreamBroker, route: Route, running: int, held: Sequence[Stored]
+    session: Session, broker: JetStreamBroker, route: Route, running: int, held: Sequence[StoredMessage]
 ) -> int:
     if not held:
         return 0
@@ -253,7 +241,7 @@ async def _count_retrying(
 
 def _since_active(consumer: dict[str, Any], now: int) -> int | None:
     moments = [consumer.get(name, {}).get("last_active") for name in ("delivered", "ack_floor")]
-    last = max((stored.nanoseconds(moment) // 1_000_000 for moment in moments if moment), default=None)
+    last = max((reading.nanoseconds(moment) // 1_000_000 for moment in moments if moment), default=None)
     return None if last is None else max(now - last, 0)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..broker import JetStreamBroker
+from ..client import Session
 from ..errors import PermissionDenied
-from ..queues import Queue
-from ..session import Session
+from ..sending import Queue
 
 #: Whoever publishes, whoever works, whoever sets up, and whoever operates this command line.
 ROLES = ("producer", "worker", "provisioner", "operator")
@@ -82,12 +82,12 @@ def _worker(broker: JetStreamBroker, queue: Queue) -> Needs:
 
 
 def _provisioner(broker: JetStreamBroker, queue: Queue) -> Needs:
-    for piece in broker.blueprint():
-        path = f"{piece.stream}.{piece.consumer}" if piece.consumer else piece.stream
-        yield f"{_api(broker)}.{piece.kind.upper()}.INFO.{path}", b"", None
+    for requirement in broker.requirements():
+        path = f"{requirement.stream}.{requirement.consumer}" if requirement.consumer else requirement.stream
+        yield f"{_api(broker)}.{requirement.kind.upper()}.INFO.{path}", b"", None
         # What is not JSON makes nothing.
-        if piece.consumer:
-            yield f"{_api(broker)}.CONSUMER.CREATE.{path}.{piece.subject}", b"{", None
+        if requirement.consumer:
+            yield f"{_api(broker)}.CONSUMER.CREATE.{path}.{requirement.subject}", b"{", None
         else:
             yield f"{_api(broker)}.STREAM.CREATE.{path}", b"{", None
             yield f"{_api(broker)}.STREAM.UPDATE.{path}", b"{", None

@@ -22,12 +22,12 @@ from .output import age, confirm, moment, table
 from .root import main
 from .values import DURATION
 
-COUNTS = ("ready", "running", "retrying", "delayed", "parked", "dead", "redelivered")
+COUNTS = ("ready", "running", "retrying", "delayed", "exhausted", "dead", "redelivered")
 HEADERS = ("queue", *COUNTS, "oldest", "in/s", "out/s", "pulls", "active", "state")
 _RIGHT = tuple(header for header in HEADERS if header not in ("queue", "state"))
 
 #: Counts that want somebody's attention unless they are 0.
-_ALARMING = {"parked": "red", "dead": "yellow"}
+_ALARMING = {"exhausted": "red", "dead": "yellow"}
 
 
 @command(
@@ -96,7 +96,7 @@ def resume(operator: Operator, queue: str) -> int:
 def purge(operator: Operator, queue: str, yes: bool) -> int:
     """Drop all messages of QUEUE for good, delayed ones too; its dead letters stay."""
     view = admin.view(operator.broker, operator.queue(queue))
-    amount = view.ready + view.running + view.retrying + view.delayed + view.parked
+    amount = view.ready + view.running + view.retrying + view.delayed + view.exhausted
     confirm(f"Drop {amount} messages of queue {queue!r}?", yes=yes)
     admin.purge(operator.broker, queue)
     if operator.output.as_json:

@@ -7,7 +7,7 @@ from types import FrameType
 
 import click
 
-from ..server import NatsServer
+from ..embedded import NatsServer
 from .command import command
 from .failures import Failure
 from .operator import Operator

@@ -61,10 +61,10 @@ Result = tuple[Checked, str]
 
 
 def _make(operator: Operator, checked: Sequence[Checked]) -> list[Result]:
-    made = {(part.piece.stream, part.piece.consumer): part for part in admin.make(operator.broker, checked)}
+    made = {(part.requirement.stream, part.requirement.consumer): part for part in admin.make(operator.broker, checked)}
     results = []
     for part in checked:
-        now = made.get((part.piece.stream, part.piece.consumer))
+        now = made.get((part.requirement.stream, part.requirement.consumer))
         results.append((part, part.state) if now is None else (now, "differs" if now.differences else "made"))
     return results
 
@@ -81,10 +81,10 @@ def _compare(operator: Operator, checked: Sequence[Checked], *, check: bool) -> 
 
 def _update(operator: Operator, part: Checked, *, yes: bool) -> Result:
     """Change one thing, after showing what that means."""
-    name = f"{part.piece.kind} {part.piece.label}"
+    name = f"{part.requirement.kind} {part.requirement.label}"
     _show_differences(operator, part)
     if not part.changeable:
-        operator.say(f"The server cannot change that in a {part.piece.kind} that exists: {name} stays.", "red")
+        operator.say(f"The server cannot change that in a {part.requirement.kind} that exists: {name} stays.", "red")
         return part, "differs"
     for warned in admin.warnings(operator.broker, part):
         operator.output.errors.print(Text(f"Careful, {warned.field}: {warned.danger}.", "yellow"))
@@ -99,7 +99,8 @@ def _print(operator: Operator, results: Sequence[Result]) -> None:
             operator.output.record(_fields(part, state))
         return
     rows = [
-        (Text(state, _STYLES[state]), part.piece.kind, part.piece.label, part.piece.what) for part, state in results
+        (Text(state, _STYLES[state]), part.requirement.kind, part.requirement.label, part.requirement.what)
+        for part, state in results
     ]
     operator.output.show(table(("state", "kind", "name", "for"), rows))
     for part, _ in results:
@@ -108,7 +109,7 @@ def _print(operator: Operator, results: Sequence[Result]) -> None:
 
 
 def _show_differences(operator: Operator, part: Checked) -> None:
-    operator.say(f"{part.piece.kind} {part.piece.label}:", "bold")
+    operator.say(f"{part.requirement.kind} {part.requirement.label}:", "bold")
     for difference in part.differences:
         operator.say(f"  {difference.field}: declared {difference.expected!r}, on the server {difference.found!r}")
 
@@ -116,9 +117,9 @@ def _show_differences(operator: Operator, part: Checked) -> None:
 def _fields(part: Checked, state: str) -> dict[str, Any]:
     return {
         "state": state,
-        "kind": part.piece.kind,
-        "name": part.piece.name,
-        "stream": part.piece.stream,
-        "for": part.piece.what,
+        "kind": part.requirement.kind,
+        "name": part.requirement.name,
+        "stream": part.requirement.stream,
+        "for": part.requirement.what,
         "differences": [difference._asdict() for difference in part.differences],
     }

@@ -11,7 +11,8 @@ import pytest
 from dramatiq import Message
 from dramatiq.common import current_millis
 
-from dramatiq_jetstream import JetStreamBroker, parked
+from dramatiq_jetstream import JetStreamBroker
+from dramatiq_jetstream.dead_letters import exhausted
 from tests.support.admin import Admin
 from tests.support.faults import ACK_WAIT, SOON, Application
 from tests.support.waiting import eventually
@@ -77,12 +78,12 @@ def test_crash_between_storing_a_dead_letter_and_removing_its_message_yields_one
 def test_message_whose_attempts_ended_while_nobody_watched_is_found_by_the_sweep(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parked, "SWEEP_INTERVAL", 0.1)
+    monkeypatch.setattr(exhausted, "SWEEP_INTERVAL", 0.1)
     application.broker.setup()
     application.broker.close()
     names = application.broker.names
     application.admin.ask(f"STREAM.DELETE.{names.advisories}")
-    message = application.send("parked", actor="run_once")
+    message = application.send("exhausted", actor="run_once")
     stream = names.stream("once")
     pull = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{names.consumer}"
     delivered = application.admin.subscribe("parking")

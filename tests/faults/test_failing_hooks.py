@@ -9,10 +9,10 @@ import pytest
 from dramatiq import Broker, Message, MessageProxy, Middleware, group, pipeline
 from dramatiq.middleware import GroupCallbacks, MiddlewareError
 
-from dramatiq_jetstream.consumer import JetStreamConsumer
-from dramatiq_jetstream.delivery import JetStreamMessage
+from dramatiq_jetstream.deliveries.delivery import JetStreamMessage
 from dramatiq_jetstream.errors import BrokerConnectionError
-from dramatiq_jetstream.handling import MAX_HANDOFFS
+from dramatiq_jetstream.worker.consumer import JetStreamConsumer
+from dramatiq_jetstream.worker.handling import MAX_HANDOFFS
 from tests.contract.helpers import RateLimiterBackend
 from tests.support.faults import SOON, Application, take
 from tests.support.proxy import Proxy

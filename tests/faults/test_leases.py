@@ -9,7 +9,7 @@ import threading
 import dramatiq
 import pytest
 
-from dramatiq_jetstream import policy
+from dramatiq_jetstream.deliveries import actor_options
 from tests.support.faults import ACK_WAIT, SOON, Application
 from tests.support.waiting import eventually
 from tests.support.workers import run_worker
@@ -63,7 +63,7 @@ def test_frozen_worker_whose_message_ran_elsewhere_goes_on_when_it_wakes(applica
 def test_thread_stuck_beyond_its_time_limit_and_grace_loses_its_message(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "LEASE_GRACE", 0.1)
+    monkeypatch.setattr(actor_options, "LEASE_GRACE", 0.1)
     begun, unstuck = threading.Event(), threading.Event()
 
     @dramatiq.actor(broker=application.broker, actor_name="run", max_retries=3, time_limit=100)

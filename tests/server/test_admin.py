@@ -53,7 +53,7 @@ def test_view_tells_messages_in_every_state_apart(filled: JetStreamBroker) -> No
 
     assert (views["default"].ready, views["default"].dead) == (1, 1)
     assert (views["slow"].retrying, views["slow"].running, views["slow"].delayed) == (1, 0, 1)
-    assert (views["images"].parked, views["images"].dead) == (1, 1)
+    assert (views["images"].exhausted, views["images"].dead) == (1, 1)
     assert views["default"].oldest is not None
     assert views["slow"].active is not None
     assert admin.total(list(views.values()))["dead"] == 2
@@ -177,7 +177,7 @@ def test_stream_of_somebody_else_can_be_looked_into(filled: JetStreamBroker) -> 
     [view] = admin.peek(filled, "images")
 
     assert (view.state, view.actor, view.kwargs) == (
-        "parked",
+        "exhausted",
         "to_blackandwhite",
         {"id": "broken", "image": "file:///x.jpg"},
     )
@@ -337,11 +337,11 @@ def test_drift_is_told_field_by_field_and_changed_only_there(
     [part] = [part for part in admin.check(strict) if part.state == "differs"]
     assert [difference.field for difference in part.differences] == ["ack_wait", "max_deliver"]
     assert part.changeable
-    before = admin_client.consumer(part.piece.stream, str(part.piece.consumer))["config"]
+    before = admin_client.consumer(part.requirement.stream, str(part.requirement.consumer))["config"]
 
     assert admin.update(strict, part).state == "fits"
 
-    after = admin_client.consumer(part.piece.stream, str(part.piece.consumer))["config"]
+    after = admin_client.consumer(part.requirement.stream, str(part.requirement.consumer))["config"]
     assert after == {**before, "ack_wait": 20_000_000_000, "max_deliver": 50}
     strict.close()
 
@@ -378,8 +378,8 @@ def test_update_warns_of_what_waits_for_a_retry(filled: JetStreamBroker, nats_ur
     queues = {"slow": WorkQueue(ack_wait=5_000, max_deliver=4, max_msg_size=None)}
     other = JetStreamBroker(nats_url, namespace=filled.names.namespace, queues=queues)
     other.declare_queue("slow")
-    [stream, consumer] = [part for part in admin.check(other) if part.piece.stream.endswith("_slow")]
-    changed = admin.Checked(stream.piece, stream.found, (Difference("duplicate_window", 1, 2),))
+    [stream, consumer] = [part for part in admin.check(other) if part.requirement.stream.endswith("_slow")]
+    changed = admin.Checked(stream.requirement, stream.found, (Difference("duplicate_window", 1, 2),))
 
     dangers = [warned.danger for warned in admin.warnings(other, changed)]
     other.close()
@@ -402,19 +402,19 @@ def test_doctor_finds_nothing_wrong_after_setup(broker: JetStreamBroker) -> None
     }
 
 
-def test_doctor_finds_messages_that_nobody_asks_for_and_parked_ones(filled: JetStreamBroker, nats_url: str) -> None:
+def test_doctor_finds_messages_that_nobody_asks_for_and_exhausted_ones(filled: JetStreamBroker, nats_url: str) -> None:
     fresh = JetStreamBroker(nats_url, namespace=f"{filled.names.namespace}-2")
     fresh.declare_queue("default")
     fresh.setup()
     fresh.enqueue(Message(queue_name="default", actor_name="a", args=(), kwargs={}, options={}))
 
     idle = [finding for finding in admin.examine(fresh) if finding.check == "pulls"]
-    parked = [finding for finding in admin.examine(filled) if finding.check == "parked"]
+    exhausted = [finding for finding in admin.examine(filled) if finding.check == "exhausted"]
     fresh.close()
 
     assert [(finding.level, finding.subject) for finding in idle] == [("problem", "default")]
-    assert [(finding.level, finding.subject) for finding in parked] == [("warning", "images")]
-    assert all(finding.advice for finding in [*idle, *parked])
+    assert [(finding.level, finding.subject) for finding in exhausted] == [("warning", "images")]
+    assert all(finding.advice for finding in [*idle, *exhausted])
 
 
 def test_probing_permissions_changes_nothing(filled: JetStreamBroker, admin_client: Admin) -> None:
@@ -423,7 +423,7 @@ def test_probing_permissions_changes_nothing(filled: JetStreamBroker, admin_clie
     def state() -> list[tuple[object, ...]]:
         views = admin.views(filled)
         streams = [(name, admin_client.stream(name)["state"]["last_seq"]) for name in sorted(admin_client.streams())]
-        counts = [(view.ready, view.running, view.retrying, view.delayed, view.parked, view.dead) for view in views]
+        counts = [(view.ready, view.running, view.retrying, view.delayed, view.exhausted, view.dead) for view in views]
         return [*streams, *counts, *((view.paused, view.redelivered) for view in views)]
 
     before = state()

@@ -24,9 +24,9 @@ from dramatiq_jetstream.errors import (
     MessageTooLarge,
     StreamNotFound,
 )
-from dramatiq_jetstream.key_value import KeyValue
 from dramatiq_jetstream.rate_limits import JetStreamBackend as Limits
 from dramatiq_jetstream.results import JetStreamBackend as ResultBackend
+from dramatiq_jetstream.streams.key_value import KeyValue
 from tests.support.admin import Admin
 from tests.support.proxy import Proxy
 from tests.support.workers import in_background, run_worker

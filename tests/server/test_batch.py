@@ -679,7 +679,7 @@ def test_child_of_a_fork_has_batches_of_its_own(
 def test_large_batch_has_few_messages_on_their_way_at_once(
     broker: JetStreamBroker, admin: Admin, monkeypatch: pytest.MonkeyPatch, limit: str, size: int
 ) -> None:
-    monkeypatch.setattr(f"dramatiq_jetstream.batch.{limit}", size)
+    monkeypatch.setattr(f"dramatiq_jetstream.sending.batch.{limit}", size)
     broker.enqueue(message_to("default", -1))
     publisher = broker.connection.session().publisher
     waiting = []
@@ -697,7 +697,7 @@ def test_large_batch_has_few_messages_on_their_way_at_once(
 def test_failures_beyond_the_window_are_named_too(
     limited: JetStreamBroker, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dramatiq_jetstream.batch.WINDOW", 4)
+    monkeypatch.setattr("dramatiq_jetstream.sending.batch.WINDOW", 4)
 
     with pytest.raises(BatchFailed, match=r"95 of 100 messages .*(\n  .*){5}\n  and 90 more$") as raised:
         limited.enqueue_many(messages_to("full", range(100)))
@@ -917,7 +917,7 @@ def retry_until_stored(error: BatchFailed) -> list[Message[Any]]:
 def test_batch_that_hears_nothing_does_not_wait_for_each_window(
     proxy: Proxy, namespace: str, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dramatiq_jetstream.batch.WINDOW", 10)
+    monkeypatch.setattr("dramatiq_jetstream.sending.batch.WINDOW", 10)
     with closing(once_connected(proxy.url, namespace, timeout=1_000)) as broker:
         proxy.drop_replies()
         started = time.monotonic()

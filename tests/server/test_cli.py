@@ -17,8 +17,8 @@ import pytest
 
 from dramatiq_jetstream import JetStreamBroker
 from dramatiq_jetstream.admin import pause, peek, purge, resume, view
-from dramatiq_jetstream.burial import ATTEMPTS, FAILED, QUEUE, REASON, SEQUENCE, STREAM
-from dramatiq_jetstream.publisher import Outcome, Receipt
+from dramatiq_jetstream.client.publisher import Outcome, Receipt
+from dramatiq_jetstream.dead_letters.storing import ATTEMPTS, FAILED, QUEUE, REASON, SEQUENCE, STREAM
 from dramatiq_jetstream.wire import ACTOR, MSG_ID, Publication
 from tests.support.admin import Admin
 from tests.support.operated import APP, Shell, fill, imported
@@ -179,7 +179,7 @@ def test_peek_shows_calls_and_states(shell: Shell, ids: dict[str, str]) -> None:
     slow = shell.text("peek", "slow")
     assert re.search(r"held .* later\(\"now\"\)", slow)
     assert re.search(r"delayed .* later\(1, \{\"x\": \[1, 2\]\}\)", slow)
-    assert re.search(r"parked .* to_blackandwhite\(id=\"broken\"", shell.app("peek", "images"))
+    assert re.search(r"exhausted .* to_blackandwhite\(id=\"broken\"", shell.app("peek", "images"))
     assert all(record.keys() == documented("peek") for record in shell.records("peek", "images", "--app", APP))
 
 

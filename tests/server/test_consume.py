@@ -14,8 +14,8 @@ import pytest
 from dramatiq import Message
 
 from dramatiq_jetstream import JetStreamBroker, NatsServer, WorkQueue
-from dramatiq_jetstream.consumer import JetStreamConsumer
-from dramatiq_jetstream.delivery import JetStreamMessage
+from dramatiq_jetstream.deliveries.delivery import JetStreamMessage
+from dramatiq_jetstream.worker.consumer import JetStreamConsumer
 from tests.support.admin import Admin
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually

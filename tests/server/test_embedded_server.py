@@ -17,8 +17,8 @@ import pytest
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
+from dramatiq_jetstream.embedded.server import NatsServer
 from dramatiq_jetstream.errors import EmbeddedServerError
-from dramatiq_jetstream.server import NatsServer
 from tests.support.waiting import eventually
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ def test_restart_waits_for_a_client_that_holds_the_port() -> None:
 
 
 def test_frozen_server_is_stopped_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dramatiq_jetstream.server_process.STOP_TIMEOUT", 100)
+    monkeypatch.setattr("dramatiq_jetstream.embedded.server_process.STOP_TIMEOUT", 100)
     with NatsServer() as server:
         pid = server.pid
         os.kill(pid, signal.SIGSTOP)
@@ -273,7 +273,7 @@ def test_server_that_was_never_started_says_so(attribute: str) -> None:
 
 OWNER = """
 import os, sys
-from dramatiq_jetstream.server import NatsServer
+from dramatiq_jetstream.embedded.server import NatsServer
 server = NatsServer()
 server.start()
 print(server.port, server.store_path.parent, flush=True)

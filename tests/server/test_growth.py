@@ -38,10 +38,10 @@ def census(broker: JetStreamBroker) -> dict[str, int]:
         return {
             "tasks": len(asyncio.all_tasks()),
             "publishes without an answer": session.publisher.waiting,
-            "parcels": len(outbox._queue) + len(outbox._sent) + len(outbox._pinged),
+            "items": outbox.size,
             "requests": len(session._asking) + len(client._resp_map),
             "subscriptions": len(client._subs),
-            "receivers": len(session.link.receivers or ()),
+            "receivers": len(client.receivers or ()),
             "listeners": len(session._listeners),
             "commands of the client": len(client._pending),
             "pongs": len(client._pongs),
@@ -49,7 +49,7 @@ def census(broker: JetStreamBroker) -> dict[str, int]:
             "sockets": len(open_sockets()),
         }
 
-    return session.thread.submit(count()).result(10)
+    return session.thread.call(count(), 10)
 
 
 def check_unchanged(broker: JetStreamBroker, before: dict[str, int]) -> None:
@@ -79,7 +79,7 @@ def stay_unchanged(broker: JetStreamBroker, action: Callable[[], object], *, war
 
 def settled(broker: JetStreamBroker) -> dict[str, int]:
     """The counts once nothing is on its way any more, and they do not change for a while."""
-    idle = {"publishes without an answer": 0, "parcels": 0, "requests": 0, "pongs": 0}
+    idle = {"publishes without an answer": 0, "items": 0, "requests": 0, "pongs": 0}
     counts: list[dict[str, int]] = []
 
     def still() -> bool:
@@ -177,7 +177,7 @@ def test_sends_given_up_while_the_link_is_away_are_not_kept(proxy: Proxy, namesp
 def test_publish_waits_once_for_a_link_that_is_away(
     linked: JetStreamBroker, proxy: Proxy, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dramatiq_jetstream.publisher.REPEAT_AFTER", 0.01)
+    monkeypatch.setattr("dramatiq_jetstream.client.publisher.REPEAT_AFTER", 0.01)
     linked.enqueue(message_to("default"))
     session = linked.connection.session()
     proxy.cut()
@@ -289,7 +289,7 @@ def test_consumers_closed_while_the_link_is_away_leave_nothing(linked: JetStream
 def test_acknowledgement_repeated_after_a_broken_link_is_not_kept(
     linked: JetStreamBroker, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dramatiq_jetstream.link.PONG_TIMEOUT", 1)
+    monkeypatch.setattr("dramatiq_jetstream.client.nats_internals.PONG_TIMEOUT", 1)
     message = dramatiq.actor(broker=linked, actor_name="anyone")(lambda: None).send()
     session = linked.connection.session()
     with closing(linked.consume("default", timeout=100)) as consumer:
@@ -304,13 +304,13 @@ def test_acknowledgement_repeated_after_a_broken_link_is_not_kept(
         proxy.resume()
         await_reconnect(linked, reconnects)
 
-        eventually(lambda: census(linked)["parcels"] == 0)
+        eventually(lambda: census(linked)["items"] == 0)
 
 
 def test_late_answer_to_a_ping_does_not_break_the_connection(
     linked: JetStreamBroker, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dramatiq_jetstream.link.PONG_TIMEOUT", 0.2)
+    monkeypatch.setattr("dramatiq_jetstream.client.nats_internals.PONG_TIMEOUT", 0.2)
     dramatiq.actor(broker=linked, actor_name="anyone")(lambda: None).send()
     session = linked.connection.session()
     with closing(linked.consume("default", timeout=100)) as consumer:

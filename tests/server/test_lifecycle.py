@@ -16,8 +16,8 @@ from dramatiq import Message
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 
 from dramatiq_jetstream import JetStreamBroker, NatsServer
-from dramatiq_jetstream.consumer import JetStreamConsumer
-from dramatiq_jetstream.delivery import JetStreamMessage
+from dramatiq_jetstream.deliveries.delivery import JetStreamMessage
+from dramatiq_jetstream.worker.consumer import JetStreamConsumer
 from tests.support.admin import Admin
 from tests.support.waiting import eventually
 from tests.support.workers import in_background, open_sockets, run_worker, threads_alive

@@ -15,8 +15,9 @@ import pytest
 from dramatiq.middleware import CurrentMessage
 from nats.aio.msg import Msg
 
-from dramatiq_jetstream import JetStreamBroker, handling
+from dramatiq_jetstream import JetStreamBroker
 from dramatiq_jetstream.errors import DelayNotSupported, MessageTooLarge, UnsupportedMessage
+from dramatiq_jetstream.worker import handling
 from tests.support.admin import Admin
 from tests.support.images import BLACK_AND_WHITE, make_images
 from tests.support.waiting import eventually

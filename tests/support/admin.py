@@ -19,7 +19,7 @@ T = TypeVar("T")
 CALL_TIMEOUT = 10
 
 
-class Stored(NamedTuple):
+class StoredMessage(NamedTuple):
     """One message of a stream."""
 
     sequence: int
@@ -125,13 +125,13 @@ class Admin:
         messages: int = self.ask(f"STREAM.INFO.{stream}").get("state", {}).get("messages", 0)
         return messages
 
-    def stored(self, stream: str) -> list[Stored]:
+    def stored(self, stream: str) -> list[StoredMessage]:
         """The messages of a stream, oldest first."""
         if "error" in self.ask(f"STREAM.INFO.{stream}"):
             return []
         return self._call(self._load(stream))
 
-    async def _load(self, stream: str) -> list[Stored]:
+    async def _load(self, stream: str) -> list[StoredMessage]:
         jetstream = self._client.jetstream()
         state = (await jetstream.stream_info(stream)).state
         found = []
@@ -140,7 +140,7 @@ class Admin:
                 message = await jetstream.get_msg(stream, sequence)
             except NotFoundError:  # Removed already.
                 continue
-            found.append(Stored(sequence, message.subject or "", message.headers or {}, message.data or b""))
+            found.append(StoredMessage(sequence, message.subject or "", message.headers or {}, message.data or b""))
         return found
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:

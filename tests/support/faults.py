@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, cast
 from dramatiq import Message
 
 from dramatiq_jetstream import JetStreamBroker, WorkQueue
-from dramatiq_jetstream.consumer import JetStreamConsumer
 from dramatiq_jetstream.dead_letters import DeadLetter
-from dramatiq_jetstream.delivery import JetStreamMessage
+from dramatiq_jetstream.deliveries.delivery import JetStreamMessage
 from dramatiq_jetstream.errors import BrokerConnectionError
+from dramatiq_jetstream.worker.consumer import JetStreamConsumer
 from tests.support.admin import Admin
 from tests.support.bw import Program
 from tests.support.waiting import eventually

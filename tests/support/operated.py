@@ -86,4 +86,4 @@ def fill(broker: JetStreamBroker) -> dict[str, str]:
 def is_over(broker: JetStreamBroker) -> bool:
     """Whether what fails has failed: as a dead letter, as a kept one, or to be tried again in a minute."""
     views = {view.queue: view for view in admin.views(broker)}
-    return bool(views["default"].dead and views["images"].dead and views["images"].parked and views["slow"].retrying)
+    return bool(views["default"].dead and views["images"].dead and views["images"].exhausted and views["slow"].retrying)

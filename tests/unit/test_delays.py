@@ -11,12 +11,12 @@ from dramatiq import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dramatiq_jetstream.delays import check_delay, due_at, publication
-from dramatiq_jetstream.delivery import nak
+from dramatiq_jetstream.deliveries.delivery import nak
 from dramatiq_jetstream.errors import DelayNotSupported, MessageTooLarge
 from dramatiq_jetstream.names import Names, covers
+from dramatiq_jetstream.sending.outgoing import check_delay, due_at, publication
 from dramatiq_jetstream.settings import WorkQueue
-from dramatiq_jetstream.topology import Route
+from dramatiq_jetstream.streams import Route
 from dramatiq_jetstream.wire import MSG_ID, SCHEDULE, SCHEDULE_TARGET, DramatiqPayload, JsonPayload, Publication
 
 QUEUE = "default"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from dramatiq_jetstream.framing import Receivers, Sieve
+from dramatiq_jetstream.client.framing import InboxFilter, Receivers
 
 OURS, THEIRS = b"1", b"2"
 
@@ -65,7 +65,7 @@ class Reader:
     def __init__(self) -> None:
         self.client = NotingClient()
         self.receivers: Receivers = {OURS: self.client.receive}
-        self.sieve = Sieve(TheirEnd(self.client), self.receivers)
+        self.sieve = InboxFilter(TheirEnd(self.client), self.receivers)
 
     def read(self, *chunks: bytes) -> list[Call]:
         """Take chunks, and return what was called so far."""
@@ -166,7 +166,7 @@ def test_small_command_is_not_held_back_after_a_large_message_came_in_pieces() -
 @pytest.mark.parametrize("sid", [OURS, THEIRS])
 def test_large_message_in_small_pieces_is_looked_through_a_few_times_only(sid: bytes) -> None:
     large = message(b"x" * 1_000_000, sid=sid)
-    pieces = [large.wire[place : place + 1_000] for place in range(0, len(large.wire), 1_000)]
+    requirements = [large.wire[place : place + 1_000] for place in range(0, len(large.wire), 1_000)]
     reader = Reader()
     searched = 0
 
@@ -177,7 +177,7 @@ def test_large_message_in_small_pieces_is_looked_through_a_few_times_only(sid: b
 
     sys.setprofile(count)
     try:
-        calls = reader.read(*pieces)
+        calls = reader.read(*requirements)
     finally:
         sys.setprofile(None)
 
@@ -265,7 +265,7 @@ def test_what_befalls_the_connection_is_passed_on() -> None:
         def resume_writing(self) -> None:
             passed.append("resume")
 
-    sieve = Sieve(Inner(), {})
+    sieve = InboxFilter(Inner(), {})
     sieve.pause_writing()
     sieve.resume_writing()
     assert sieve.eof_received() is True

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dramatiq_jetstream.prefetch import LOOKAHEAD, MAX_FACTOR, PACE_WINDOW, Prefetch
+from dramatiq_jetstream.deliveries.prefetch import LOOKAHEAD, MAX_FACTOR, PACE_WINDOW, Prefetch
 
 THREADS = 8
 

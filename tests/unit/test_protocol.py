@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dramatiq_jetstream.protocol import DESCRIPTION, STATUS, header_block, parse_headers, publish_command
+from dramatiq_jetstream.client.commands import DESCRIPTION, STATUS, header_block, parse_headers, publish_command
 
 NAMES = st.text(st.characters(codec="ascii", min_codepoint=33, exclude_characters=":"), min_size=1)
 VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n")).map(str.strip)

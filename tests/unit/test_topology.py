@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 from dramatiq_jetstream.errors import ConfigMismatch
 from dramatiq_jetstream.names import Names, covers
 from dramatiq_jetstream.settings import WorkQueue
-from dramatiq_jetstream.topology import (
-    Limits,
-    Route,
-    bucket_config,
-    dead_letter_config,
-    differences,
-    limits,
-)
+from dramatiq_jetstream.streams import Limits, Route, bucket_config, dead_letter_config, limits
+from dramatiq_jetstream.streams.differences import differences
 
 SECOND = 1_000_000_000
 

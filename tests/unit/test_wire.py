@@ -5,11 +5,11 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from queue import PriorityQueue
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import dramatiq
 import dramatiq.worker
@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from dramatiq_jetstream.errors import MessageTooLarge, UnsupportedMessage
 from dramatiq_jetstream.wire import (
     ACTOR,
-    MAX_NESTING,
     MESSAGE_ID,
     MSG_ID,
     OPTIONS,
@@ -34,10 +33,10 @@ from dramatiq_jetstream.wire import (
     Origin,
     PayloadFormat,
     Publication,
-    Received,
     quote_text,
     unquote_text,
 )
+from dramatiq_jetstream.wire.checks import MAX_NESTING
 
 QUEUE = "images"
 STORED = 1_606_000_000_123
@@ -61,6 +60,14 @@ FIELDS: dict[str, Any] = {
     "message_id": "5e91425f",
     "message_timestamp": STORED,
 }
+
+
+class Received(NamedTuple):
+    """What a message is decoded from."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    origin: Origin
 
 
 def encoded(**changes: Any) -> bytes:

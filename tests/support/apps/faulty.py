@@ -21,12 +21,12 @@ import dramatiq
 from dramatiq import Broker, Message, MessageProxy, Middleware
 from dramatiq.middleware import CurrentMessage, default_middleware
 
-from dramatiq_jetstream import JetStreamBroker, parked
-from dramatiq_jetstream.burial import End, Graveyard
-from dramatiq_jetstream.connection import Connection
-from dramatiq_jetstream.publisher import Receipt
-from dramatiq_jetstream.session import Session
-from dramatiq_jetstream.topology import Route
+from dramatiq_jetstream import JetStreamBroker
+from dramatiq_jetstream.client.connection import Connection
+from dramatiq_jetstream.client.publisher import Receipt
+from dramatiq_jetstream.client.session import Session
+from dramatiq_jetstream.dead_letters import DeadLetterStore, Failure, exhausted
+from dramatiq_jetstream.streams import Route
 from dramatiq_jetstream.wire import Publication
 from tests.support.faults import make_settings, notes_of, write_note
 
@@ -150,19 +150,19 @@ def die_between(stored: str) -> None:
 
         Connection.publish = publish_and_die  # type: ignore[method-assign]
     else:
-        store = Graveyard.store
+        store = DeadLetterStore.store
 
-        async def store_and_die(self: Graveyard, session: Session, route: Route, end: End) -> None:
-            await store(self, session, route, end)
+        async def store_and_die(self: DeadLetterStore, session: Session, route: Route, failure: Failure) -> None:
+            await store(self, session, route, failure)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        Graveyard.store = store_and_die  # type: ignore[method-assign]
+        DeadLetterStore.store = store_and_die  # type: ignore[method-assign]
 
 
 if "FAULTS_DIE_BETWEEN" in os.environ:
     die_between(os.environ["FAULTS_DIE_BETWEEN"])
 
-parked.SWEEP_INTERVAL = float(os.environ.get("FAULTS_SWEEP", parked.SWEEP_INTERVAL))
+exhausted.SWEEP_INTERVAL = float(os.environ.get("FAULTS_SWEEP", exhausted.SWEEP_INTERVAL))
 
 QUICK: dict[str, Any] = {"min_backoff": 50, "max_backoff": 100}
 

@@ -1,0 +1,60 @@
+"""What the backends have in common: a bucket on the broker's connection, or on one of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..broker import JetStreamBroker
+from ..client import RESERVED_OPTIONS, Connection
+from ..names import Names
+from ..settings import BrokerSettings
+from ..streams import KeyValue
+
+
+class Bucket:
+    """A bucket, and the connection if it is its own.
+
+    Parameters:
+      purpose(str): What it is for.  Its name begins with the broker's namespace, or else "dramatiq".
+      bucket(str): Another name.
+      url(str | Sequence[str]): The servers, as for the broker.
+      broker(JetStreamBroker): The broker whose connection and settings to share.
+      options(dict): Further settings of a connection of one's own, as for the broker.
+
+    Raises:
+      ValueError: If there are settings for a connection besides a broker, or unfit ones.
+    """
+
+    def __init__(
+        self,
+        purpose: str,
+        bucket: str | None,
+        url: str | Sequence[str] | None,
+        broker: JetStreamBroker | None,
+        options: dict[str, Any],
+    ) -> None:
+        if broker is not None and (url or options):
+            raise ValueError("give the backend a broker, whose connection it shares, or settings of its own, not both")
+        reserved = sorted(RESERVED_OPTIONS & options.keys())
+        if reserved:
+            raise ValueError(f"the backend sets these connect options itself: {', '.join(reserved)}")
+        connection = broker.connection if broker else Connection(BrokerSettings.of(url, options))
+        names = broker.names if broker else Names()
+        self._connection = connection
+        self._own = None if broker else connection
+        self.values = KeyValue(
+            connection,
+            bucket or names.bucket(purpose),
+            replicas=connection.settings.replicas,
+            managed=connection.settings.declare == "auto",
+        )
+
+    def is_on(self, connection: Connection) -> bool:
+        """Whether it is kept by the servers of a connection that it shares."""
+        return self._own is None and self._connection is connection
+
+    def close(self) -> None:
+        """Close the connection, if it is not the broker's."""
+        if self._own is not None:
+            self._own.close()

@@ -1,0 +1,164 @@
+"""The only module that owns an asyncio loop; it runs on a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from dramatiq.logging import get_logger
+
+from ..errors import ConnectionClosed
+from .threads import Slot, new_slot, start_thread
+
+try:
+    from uvloop import new_event_loop
+except ImportError:
+    from asyncio import new_event_loop  # type: ignore[assignment, unused-ignore]
+
+T = TypeVar("T")
+
+#: How many seconds a stopping loop gives its thread to end.
+STOP_TIMEOUT = 5.0
+
+
+class LoopThread:
+    """An event loop on a daemon thread of its own, started at once.
+
+    Parameters:
+      name(str): The thread's name.
+      on_death(Callable): Told on that thread why the loop ended though nobody stopped it.
+    """
+
+    def __init__(self, name: str, on_death: Callable[[str], object]) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self.loop: asyncio.AbstractEventLoop
+        self._on_death = on_death
+        self._ident: int | None = None
+        self._stopping = False
+        #: Who waits for what runs on the loop.
+        self._waiting: set[Slot] = set()
+        #: Whether the loop runs.
+        self.is_alive = False
+        started = new_slot()
+        self._join = start_thread(lambda: self._run(started.put), name)
+        error = started.take(None)
+        if error is not None:
+            raise error
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller runs on the loop's own thread."""
+        return threading.get_native_id() == self._ident
+
+    def check_other_thread(self) -> None:
+        """Raise RuntimeError on the loop's own thread, where a blocking call would wait for itself."""
+        if self.is_current:
+            raise RuntimeError(
+                "a blocking call on the connection's own thread, as in a callback of broker.subscribe(), would wait "
+                "for itself for ever: hand the work to another thread"
+            )
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """Run a callback on the loop.  Raises RuntimeError if the loop is closed."""
+        self.loop.call_soon_threadsafe(callback, *args)
+
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run a coroutine on the loop and wait for what it returns; from any other thread.
+
+        Parameters:
+          coroutine(Coroutine): What to run; it is cancelled if the caller is interrupted or gives up.
+          timeout(float): The seconds to wait at most; as long as the coroutine takes by default.
+
+        Raises:
+          ConnectionClosed: If the loop is, or gets, closed.
+          TimeoutError: If it takes longer than the timeout.
+          RuntimeError: On the loop's own thread, where it would wait for itself for ever.
+        """
+        try:
+            self.check_other_thread()
+        except RuntimeError:
+            coroutine.close()
+            raise
+        outcome, tasks = new_slot(), list[asyncio.Task[T]]()
+
+        def start() -> None:
+            task = self.loop.create_task(coroutine)
+            tasks.append(task)
+            task.add_done_callback(outcome.put)
+
+        def cancel() -> None:
+            for task in tasks:
+                task.cancel()
+
+        try:
+            self._waiting.add(outcome)
+            self._begin(start, coroutine)
+            task: asyncio.Task[T] | None = outcome.take(timeout)
+        except BaseException:
+            # A signal, or dramatiq's time limit: nobody waits for it any more.
+            self._call_soon_if_open(cancel)
+            raise
+        finally:
+            self._waiting.discard(outcome)
+        if task is None or task.cancelled():
+            raise ConnectionClosed("the connection was closed by another thread before this was done")
+        return task.result()
+
+    def stop(self) -> None:
+        """Cancel what still runs, close the loop and end the thread."""
+        self._stopping = True
+        self._call_soon_if_open(self.loop.stop)
+        self._join(STOP_TIMEOUT)
+
+    def _begin(self, start: Callable[[], None], coroutine: Coroutine[Any, Any, Any]) -> None:
+        try:
+            self.call_soon(start)
+        except RuntimeError as error:
+            coroutine.close()
+            raise ConnectionClosed("the connection is closed") from error
+
+    def _call_soon_if_open(self, callback: Callable[[], object]) -> None:
+        try:
+            self.call_soon(callback)
+        except RuntimeError:
+            # The loop is closed: what was to be stopped has ended with it.
+            return
+
+    def _run(self, started: Callable[[BaseException | None], None]) -> None:
+        self._ident = threading.get_native_id()
+        try:
+            # Here, for it may belong to the thread that makes it.
+            self.loop = new_event_loop()
+            asyncio.set_event_loop(self.loop)
+        except BaseException as error:
+            started(error)
+            return
+        self.is_alive = True
+        started(None)
+        reason = "it was stopped"
+        try:
+            self.loop.run_forever()
+        except BaseException as error:
+            self.logger.critical("The connection's event loop ended.", exc_info=True)
+            reason = repr(error)
+        finally:
+            self.is_alive = False
+            self._end()
+        if not self._stopping:
+            self._on_death(f"the connection's event loop ended: {reason}")
+
+    def _end(self) -> None:
+        # What was begun at the last moment becomes a task only now.
+        while pending := asyncio.all_tasks(self.loop):
+            for task in pending:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.wait(pending, timeout=STOP_TIMEOUT))
+            self.loop.run_until_complete(asyncio.sleep(0))
+            if all(not task.done() for task in pending):
+                break
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+        for outcome in list(self._waiting):
+            outcome.put(None)

@@ -1,0 +1,211 @@
+"""The NATS client of a session: connected, told when it is not, and replaced should it give up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import ssl
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from dramatiq.logging import get_logger
+
+from ..errors import AuthenticationFailed, ConnectionFailed, ServerUnreachable, UnsupportedServer
+from ..settings import BrokerSettings
+from .nats_internals import NatsClient
+from .supervision import Supervisor
+
+MIN_SERVER_VERSION = (2, 12)
+
+#: Connect options that the broker sets for itself.
+RESERVED_OPTIONS = frozenset(
+    {"servers", "error_cb", "disconnected_cb", "reconnected_cb", "closed_cb", "allow_reconnect"}
+)
+
+#: A connection that went dead is noticed after three of these seconds, so within the default timeout.
+PING_INTERVAL = 2
+
+_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+_REFUSED = ("authorization", "authentication", "credentials", "nkey", "jwt")
+
+
+class ReconnectingClient:
+    """Keeps a client connected.  Methods are coroutines of the loop unless they say otherwise.
+
+    Parameters:
+      settings(BrokerSettings): Where to connect, and how.
+      supervisor(Supervisor): Starts what runs in the background.
+      on_back(Callable): Called when the connection is back after it was lost.
+      on_denied(Callable): Called with the verb, the lower-case subject and the server's error when a
+        permission is missing.
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        supervisor: Supervisor,
+        on_back: Callable[[], None],
+        on_denied: Callable[[str, str, Exception], None],
+    ) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self.closing = False
+        self._settings = settings
+        self._supervisor = supervisor
+        self._on_back = on_back
+        self._on_denied = on_denied
+        #: The client; another one after the server closed it for good.
+        self.client = self._new_client()
+        #: While connecting for the first time: what refuses us for good.
+        self._refusal: asyncio.Future[Any] | None = None
+        self._last_error: Exception | None = None
+        self._replacing: asyncio.Task[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the client is connected or about to be again; from any thread."""
+        return not self.closing and (self._replacing is not None or not self.client.is_closed)
+
+    @property
+    def address(self) -> str:
+        """The servers' addresses, without passwords; from any thread."""
+        return ", ".join(re.sub(r"//[^@/]*@", "//", server) for server in self._settings.servers())
+
+    async def connect(self) -> None:
+        """Connect.
+
+        Raises:
+          ServerUnreachable, AuthenticationFailed, UnsupportedServer: If that is not possible.
+        """
+        self._refusal = refusal = asyncio.get_running_loop().create_future()
+        opening = asyncio.ensure_future(self.client.connect(**self._options()))
+        try:
+            timeout = self._settings.timeout / 1000
+            await asyncio.wait({opening, refusal}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            failure = _failure(opening) if opening.done() else None
+            if refusal.done() or failure is not None or not opening.done():
+                self._last_error = refusal.result() if refusal.done() else failure or self._last_error
+                raise self._connect_error() from self._last_error
+            self._check_tls()
+            self._check_version()
+        except ConnectionFailed:
+            opening.cancel()
+            await self._abandon()
+            raise
+        finally:
+            self._refusal = None
+
+    async def close(self) -> None:
+        """Disconnect for good."""
+        self.closing = True
+        if self._replacing is not None:
+            self._replacing.cancel()
+        if not self.client.is_closed:
+            await self.client.close()
+
+    def _new_client(self) -> NatsClient:
+        websocket = any(server.startswith("ws") for server in self._settings.servers())
+        return NatsClient(websocket=websocket, before_connect=lambda _: None)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "name": f"{os.path.basename(sys.argv[0]) or 'python'} {os.getpid()}",
+            "max_reconnect_attempts": -1,
+            # Not all at once when a server comes back to many processes.
+            "reconnect_time_wait": random.uniform(0.25, 0.75),
+            "ping_interval": PING_INTERVAL,
+            "max_outstanding_pings": 2,
+            **self._settings.connect_options,
+            "servers": self._settings.servers(),
+            "error_cb": self._on_error,
+            "disconnected_cb": self._on_disconnected,
+            "reconnected_cb": self._on_reconnected,
+            "closed_cb": self._on_closed,
+        }
+
+    def _connect_error(self) -> Exception:
+        reason = self._last_error or f"no answer within {self._settings.timeout} ms"
+        if self._last_error is not None and _is_refusal(self._last_error):
+            return AuthenticationFailed(
+                f"the server at {self.address} does not let us in: {reason}; check the user, the credentials file or "
+                "the TLS settings given to the broker"
+            )
+        return ServerUnreachable(
+            f"no NATS server answers at {self.address}: {reason}; is it running, and is this the right address? It is "
+            "the broker's url, or NATS_URL from the environment"
+        )
+
+    def _check_tls(self) -> None:
+        # nats-py would go on in the clear.
+        if self._settings.connect_options.get("tls") and not self.client.server_info.get("tls_required"):
+            raise AuthenticationFailed(
+                f"the server at {self.address} does not speak TLS, but the broker was given a TLS context: switch "
+                "TLS on at the server, or leave the option tls out"
+            )
+
+    def _check_version(self) -> None:
+        version = self.client.connected_server_version
+        if (version.major, version.minor) < MIN_SERVER_VERSION:
+            found = f"{version.major}.{version.minor}.{version.patch}"
+            raise UnsupportedServer(
+                f"the server at {self.address} is nats-server {found}, but 2.12 or newer is needed (message "
+                "schedules and per-message TTLs): update the server"
+            )
+
+    async def _abandon(self) -> None:
+        client, self.client = self.client, self._new_client()
+        await client.abandon()
+        await self.client.abandon()
+
+    async def _on_error(self, error: Exception) -> None:
+        denied = _DENIED.search(str(error))
+        if denied:
+            self.logger.error("NATS at %s: %s", self.address, error)
+            self._on_denied(denied[1], denied[2], error)
+            return
+        if not self.client.is_reconnecting and str(error) != str(self._last_error):
+            self.logger.warning("NATS at %s: %s", self.address, str(error) or type(error).__name__)
+        self._last_error = error
+        if self._refusal is not None and not self._refusal.done() and _is_refusal(error):
+            self._refusal.set_result(error)
+
+    async def _on_disconnected(self) -> None:
+        if not self.closing:
+            self.logger.warning("Lost the connection to NATS at %s; reconnecting.", self.address)
+
+    async def _on_reconnected(self) -> None:
+        self.logger.info("Connected to NATS at %s again.", self.address)
+        self._last_error = None
+        self._on_back()
+
+    async def _on_closed(self) -> None:
+        """Start over when the client gave up, as it does when the server expires its credentials."""
+        if not self.closing and self._replacing is None:
+            self._replacing = self._supervisor.keep("replacement of the closed connection", self._replace)
+
+    async def _replace(self) -> None:
+        while True:
+            self.client = self._new_client()
+            try:
+                await self.connect()
+            except ConnectionFailed as error:
+                self.logger.error("%s; trying again.", error)
+                await asyncio.sleep(self._settings.timeout / 1000)
+            else:
+                break
+        self._replacing = None
+        await self._on_reconnected()
+
+
+def _failure(opening: asyncio.Future[None]) -> Exception | None:
+    error = opening.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    return error
+
+
+def _is_refusal(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (ssl.SSLError, FileNotFoundError, ImportError)) or any(word in text for word in _REFUSED)

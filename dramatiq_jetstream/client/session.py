@@ -1,0 +1,354 @@
+"""A live client on its loop thread, with all that rides on it: requests, publishes, the outbox, subscriptions."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from dramatiq.logging import get_logger
+from nats.aio.msg import Msg
+
+from ..errors import BrokerError, CallTimeout, ConnectionClosed, PermissionDenied
+from ..settings import BrokerSettings
+from ..wire import Publication
+from .border import translated
+from .commands import header_block, publish_command
+from .framing import Receiver
+from .loop_thread import LoopThread
+from .nats_internals import NatsClient, id_of
+from .outbox import OnReconnect, Outbox, OutboxItem
+from .publisher import Outcome, Publisher, Receipt
+from .reconnecting_client import ReconnectingClient
+from .requests import RequestLost, Requests
+from .supervision import Supervisor
+
+Listener = Callable[[], object]
+
+_SPACE = re.compile(r"\s")
+
+
+class Session(Requests):
+    """One process's connection.  Methods are coroutines of the loop unless they say otherwise.
+
+    Parameters:
+      settings(BrokerSettings): Where to connect, and how.
+    """
+
+    def __init__(self, settings: BrokerSettings) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self.settings = settings
+        #: What to do when the connection's own work cannot go on; a worker process ends itself.
+        self.on_fatal: Callable[[str], object] = self._log_fatal
+        self.thread = LoopThread("dramatiq-jetstream", lambda reason: self.on_fatal(reason))
+        self.supervisor = Supervisor(lambda reason: self.on_fatal(reason))
+        self.connected = ReconnectingClient(settings, self.supervisor, self._on_back, self._on_denied)
+        super().__init__(settings, self.connected)
+        self.outbox = Outbox(self.thread, self.connected, self.supervisor)
+        self.publisher: Publisher
+        self._listeners: set[Listener] = set()
+        #: What the client's own inboxes begin with.
+        self._inboxes = ""
+        self._receipts_client: NatsClient | None = None
+
+    @property
+    def client(self) -> NatsClient:
+        """The client; another one after the server closed it for good."""
+        return self.connected.client
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the client is connected or about to be again; from any thread."""
+        return self.thread.is_alive and self.connected.is_open
+
+    @property
+    def address(self) -> str:
+        """The servers' addresses, without passwords; from any thread."""
+        return self.connected.address
+
+    @property
+    def max_payload(self) -> int:
+        """The bytes that the server takes at most in one message; from any thread."""
+        return self.client.max_payload
+
+    @property
+    def server_version(self) -> str:
+        """The version of the server that this is connected to; from any thread."""
+        return str(self.client.server_info.get("version", ""))
+
+    def open(self) -> None:
+        """Connect; from any thread but the loop's.
+
+        Raises:
+          ServerUnreachable, AuthenticationFailed, UnsupportedServer: If that is not possible.
+        """
+        try:
+            self.thread.call(self._open())
+        except BaseException:
+            self.thread.stop()
+            raise
+
+    def close(self) -> None:
+        """Hand the server what is still to be sent, disconnect and end the thread; within the timeout."""
+        self.connected.closing = True
+        try:
+            self.thread.call(self._close(), self.timeout)
+        except (TimeoutError, BrokerError) as error:
+            self.logger.warning("The connection did not close cleanly: %s", str(error) or type(error).__name__)
+        finally:
+            self.thread.stop()
+
+    def post(self, subject: str, body: bytes) -> None:
+        """Send a plain message, in order with what else this thread sends; from any thread.
+
+        Raises:
+          ValueError: If nothing can be published to the subject.
+          MessageTooLarge: If the server takes no message of that size.
+          ConnectionClosed: If the connection is closed.
+        """
+        if not subject or any(token in ("", "*", ">") or _SPACE.search(token) for token in subject.split(".")):
+            raise ValueError(f"{subject!r} is not a subject that can be published to")
+        self.check_open()
+        self.check_size(Publication(subject, body, {}))
+        self.outbox.send(OutboxItem(publish_command(subject, body), OnReconnect.SEND_AGAIN))
+
+    def listen(self, subject: str, callback: Callable[[str, bytes], object]) -> Subscription:
+        """Call back on the loop for each message on a subject; from any thread but the loop's."""
+        return Subscription(self, self.thread.call(self.hear(subject, callback)))
+
+    def check_open(self) -> None:
+        """Raise ConnectionClosed if nothing can be sent any more; from any thread."""
+        if not self.is_open:
+            raise ConnectionClosed(f"the connection to {self.address} is closed")
+
+    def check_size(self, publication: Publication) -> None:
+        """Raise MessageTooLarge if the server takes no message of that size; it would close the connection."""
+        publication.check_size(self.max_payload, "the server (max_payload)")
+
+    def on_reconnect(self, listener: Listener) -> None:
+        """Have a listener called on the loop whenever the connection is back."""
+        self._listeners.add(listener)
+
+    def forget(self, listener: Listener) -> None:
+        """Take a listener back."""
+        self._listeners.discard(listener)
+
+    async def receive(self, receiver: Receiver) -> tuple[str, Any]:
+        """Subscribe to an inbox of one's own, on the shortest way; return its subject and the subscription."""
+        inbox = self.client.new_inbox()
+        return inbox, await self._receive(inbox, receiver)
+
+    async def ask_for_many(self, subject: str, body: bytes, take: Callable[[bytes, bytes], bool]) -> None:
+        """Send a request that several messages answer.
+
+        Parameters:
+          subject(str): The subject.
+          body(bytes): The request.
+          take(Callable): Takes each answer's block of headers and body, and tells whether it was the last.
+
+        Raises:
+          CallTimeout: If no answer comes for as long as the timeout.
+          PermissionDenied: If the server does not let this user ask.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heard = [time.monotonic()]
+
+        def on_answer(_: bytes, __: bytes, block: bytes, content: bytes) -> None:
+            heard[0] = time.monotonic()
+            if done.done():
+                return
+            try:
+                if take(block, content):
+                    done.set_result(None)
+            except Exception as error:
+                done.set_exception(error)
+
+        self.check_inbox()
+        inbox, subscription = await self.receive(on_answer)
+        try:
+            with translated(f"the request to {subject!r}", self.address), self.asking(subject) as failed:
+                await self.client.publish(subject, body, inbox)
+                waiting: list[asyncio.Future[Any]] = [done, failed]
+                while not done.done():
+                    left = heard[0] + self.timeout - time.monotonic()
+                    if left <= 0:
+                        raise CallTimeout(f"the answer to {subject!r} stopped for {self.settings.timeout} ms")
+                    await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    if failed.done():
+                        raise failed.result()
+        finally:
+            await self.unsubscribe(subscription, drain=False)
+        done.result()
+
+    async def hear(self, subject: str, callback: Callable[[str, bytes], object]) -> Any:
+        """Call back for each message on a subject; return the subscription."""
+
+        async def on_message(msg: Msg) -> None:
+            callback(msg.subject, msg.data)
+
+        return await self._subscribe(subject, on_message)
+
+    async def _subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]] | None) -> Any:
+        with translated(f"subscribing to {subject!r}", self.address):
+            return await self.client.subscribe(subject, cb=callback)
+
+    async def unsubscribe(self, subscription: Any, *, drain: bool = True) -> None:
+        """End a subscription; unless told otherwise, once what is already on its way here has been handled."""
+        if subscription is None or not self.client.owns(subscription) or self.client.is_closed:
+            return
+        try:
+            with translated("unsubscribing", self.address):
+                if drain and self.client.is_connected:
+                    await subscription.drain()
+                else:
+                    await subscription.unsubscribe()
+        except BrokerError as error:
+            # The connection broke meanwhile; nats-py would subscribe again once it is back.
+            self.logger.debug("Unsubscribing: %s", error)
+            self.client.forget(subscription)
+        if self.client.receivers is not None:
+            self.client.receivers.pop(id_of(subscription), None)
+
+    async def store(self, publication: Publication, *, timeout: float | None = None) -> Receipt:
+        """Publish a message and wait until its stream has stored it.
+
+        Parameters:
+          publication(Publication): The message.
+          timeout(float): The seconds to wait at most.  Defaults to the broker's timeout.
+
+        Raises:
+          MessageTooLarge: If the server takes no message of that size.
+          StreamNotFound: If no stream listens on its subject.
+          ApiError: If the stream refuses it.
+          CallTimeout: If there is no answer within the timeout.
+        """
+        self.check_size(publication)
+        answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if not answered.done():
+                answered.set_result(outcome)
+
+        token = self.submit(publication, done)
+        passing = None
+        try:
+            await asyncio.wait([answered], timeout=self.timeout if timeout is None else timeout)
+        finally:
+            passing = self.publisher.forget(token)
+        if not answered.done():
+            raise self.unconfirmed(publication, passing)
+        outcome = answered.result()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def submit(self, publication: Publication, done: Callable[[Outcome], object], *, at_once: bool = False) -> bytes:
+        """Begin to publish a message of a size the server takes, as the publisher does; from any thread."""
+        self.check_inbox()
+        return self.publisher.submit(publication, done, at_once=at_once)
+
+    def submit_together(
+        self, publications: Sequence[Publication], batch: str, done: Callable[[Outcome], object]
+    ) -> bytes:
+        """Begin to publish such messages together, as the publisher does; from any thread."""
+        self.check_inbox()
+        return self.publisher.submit_together(publications, batch, done)
+
+    def unconfirmed(self, publication: Publication, passing: Exception | None = None) -> CallTimeout:
+        """What to raise when there is no answer to a publish, or only ones that may pass."""
+        last = f" (its last answer: {passing})" if passing else ""
+        return CallTimeout(
+            f"the server did not confirm a message to {publication.subject!r} within {self.settings.timeout} ms{last}: "
+            "it may or may not be stored; check that the server is up, and send again if running twice does no harm"
+        )
+
+    async def _open(self) -> None:
+        await self.connected.connect()
+        inbox = f"{self.client.new_inbox()}."
+        self._inboxes = inbox[: inbox[:-1].rindex(".") + 1]
+        self.publisher = Publisher(self.outbox, inbox, self.address)
+        await self._subscribe_receipts()
+        self.supervisor.keep("repetition of unanswered publishes", self.publisher.watch)
+        self.supervisor.keep("look at the outbox", self.outbox.look)
+
+    async def _close(self) -> None:
+        if not self.client.is_closed:
+            await self.outbox.settle()
+        with translated("closing", self.address):
+            await self.connected.close()
+
+    async def _receive(self, subject: str, receiver: Receiver) -> Any:
+        async def on_message(msg: Msg) -> None:
+            receiver(msg.subject.encode(), msg.reply.encode(), header_block(msg.headers or {}), msg.data)
+
+        receivers = self.client.receivers
+        if receivers is None:
+            return await self._subscribe(subject, on_message)
+        subscription = await self._subscribe(subject, None)
+        receivers[id_of(subscription)] = receiver
+        return subscription
+
+    async def _subscribe_receipts(self) -> None:
+        self._receipts_client = self.client
+        await self._receive(f"{self.publisher.inbox}*", self.publisher.on_reply)
+
+    def _on_back(self) -> None:
+        self.denied_inbox = None
+        self.fail(lambda subject: RequestLost(f"the connection broke before the answer to {subject!r} came"))
+        if self._receipts_client is not self.client:
+            self.supervisor.keep("subscription to receipts", self._subscribe_receipts)
+        self.outbox.resume()
+        self.publisher.resume()
+        for listener in list(self._listeners):
+            listener()
+
+    def _on_denied(self, verb: str, subject: str, error: Exception) -> None:
+        if verb == "subscription" and subject.startswith(self._inboxes.lower()):
+            self.denied_inbox = self.denied_inbox or _denial(verb, subject)
+
+        def error_of(published: str) -> PermissionDenied | None:
+            if self.denied_inbox is not None:
+                return self.denied_inbox
+            # The server writes the subject in lower case.
+            return _denial(verb, published) if verb == "publish" and published.lower() == subject else None
+
+        self.publisher.fail(error_of)
+        self.fail(error_of)
+
+    def _log_fatal(self, reason: str) -> None:
+        self.logger.critical("The connection to %s does not work any more: %s.", self.address, reason)
+
+
+class Subscription:
+    """A subscription that lasts until it is closed; a context manager.
+
+    Parameters:
+      session(Session): The session it belongs to.
+      subscription(object): The client's subscription.
+    """
+
+    def __init__(self, session: Session, subscription: Any) -> None:
+        self._session = session
+        self._subscription = subscription
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the messages."""
+        if self._session.is_open:
+            self._session.thread.call(self._session.unsubscribe(self._subscription))
+
+
+def _denial(verb: str, subject: str) -> PermissionDenied:
+    if verb == "subscription":
+        return PermissionDenied(
+            f"this user may not subscribe to {subject!r}, where the server's answers arrive: allow it, or give the "
+            "broker the inbox_prefix that the user may subscribe to"
+        )
+    return PermissionDenied(f"this user may not publish to {subject!r}: allow it in the server's permissions")

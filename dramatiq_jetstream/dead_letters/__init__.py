@@ -1,0 +1,18 @@
+"""Messages that could not be handled: stored, listed, requeued; those of crash loops included."""
+
+from __future__ import annotations
+
+from .archive import OUTSTANDING, DeadLetter, DeadLetters
+from .exhausted import ExhaustedMessages
+from .storing import DeadLetterStore, Failure, Reason, reason_of
+
+__all__ = [
+    "OUTSTANDING",
+    "DeadLetter",
+    "DeadLetterStore",
+    "DeadLetters",
+    "ExhaustedMessages",
+    "Failure",
+    "Reason",
+    "reason_of",
+]

@@ -1,0 +1,261 @@
+"""Dead letters for the person who looks after them: list, get, requeue, purge."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from dramatiq import Message
+from dramatiq.errors import DecodeError
+from dramatiq.logging import get_logger
+
+from ..client import Connection, Session
+from ..errors import ApiError, BrokerError, EnqueueRejected, StreamNotFound, UnsupportedMessage
+from ..names import Names
+from ..sending import Queue, publication
+from ..streams import StoredMessage, reading
+from ..wire import ACTOR, MESSAGE_ID, MSG_ID, Publication, quote_text, unquote_text
+from . import storing
+
+#: How many dead letters are moved or removed at a time.
+OUTSTANDING = 256
+
+#: What earlier attempts left in a message's options, and a fresh start must not have.
+SPENT_OPTIONS = (
+    *("retries", "traceback", "requeue_timestamp"),
+    *("handoff_failures", "unknown_actor_since", "not_before", "origin"),
+)
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that could not be handled, and why.
+
+    Parameters:
+      number(int): Its number among the dead letters.
+      queue_name(str): The queue it was in.
+      actor_name(str): The actor it was for, if that is known.
+      message_id(str): dramatiq's id of the message, if that is known.
+      reason(str): Why it ended here.
+      exception(str): The class of the exception it ended with, if any.
+      exception_text(str): That exception's text.
+      traceback(str): That exception's traceback.
+      attempts(int): How many attempts were made.
+      enqueued_at(int): When it was first enqueued, in UNIX milliseconds.
+      failed_at(int): When it ended here, in UNIX milliseconds.
+      worker(str): The host and process that gave up on it.
+      stream(str): The stream it was in.
+      sequence(int): Its sequence there.
+      kept(bool): Whether it still is there, as in streams of others.
+      body(bytes): The message as it was sent.
+      headers(dict): Its headers, and those of this entry.
+    """
+
+    number: int
+    queue_name: str
+    actor_name: str | None
+    message_id: str | None
+    reason: str
+    exception: str | None
+    exception_text: str | None
+    traceback: str | None
+    attempts: int
+    enqueued_at: int
+    failed_at: int
+    worker: str
+    stream: str
+    sequence: int
+    kept: bool
+    body: bytes
+    headers: dict[str, str]
+
+    @classmethod
+    def read(cls, entry: StoredMessage) -> DeadLetter:
+        """Read an entry as the dead-letter stream keeps it."""
+        headers = dict(entry.headers)
+
+        def text(name: str) -> str | None:
+            return unquote_text(headers[name]) if name in headers else None
+
+        def decoded(name: str) -> str | None:
+            return str(json.loads(headers[name])) if name in headers else None
+
+        return cls(
+            number=entry.sequence,
+            queue_name=text(storing.QUEUE) or "",
+            actor_name=text(ACTOR),
+            message_id=text(MESSAGE_ID),
+            reason=headers.get(storing.REASON, ""),
+            exception=headers.get(storing.EXCEPTION),
+            exception_text=decoded(storing.EXCEPTION_TEXT),
+            traceback=decoded(storing.TRACEBACK),
+            attempts=int(headers.get(storing.ATTEMPTS, 0)),
+            enqueued_at=int(headers.get(storing.ENQUEUED, 0)),
+            failed_at=int(headers.get(storing.FAILED, 0)),
+            worker=headers.get(storing.WORKER, ""),
+            stream=headers.get(storing.STREAM, ""),
+            sequence=int(headers.get(storing.SEQUENCE, 0)),
+            kept=storing.KEPT in headers,
+            body=entry.body,
+            headers=headers,
+        )
+
+
+class DeadLetters:
+    """The dead letters of a broker's namespace.
+
+    Parameters:
+      connection(Connection): The way to the server.
+      names(Names): The names of the namespace.
+      queue(Callable): Gives a queue by name.
+    """
+
+    def __init__(self, connection: Connection, names: Names, queue: Callable[[str], Queue]) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self._connection = connection
+        self._names = names
+        self._queue = queue
+
+    def list(
+        self, queue_name: str | None = None, actor_name: str | None = None, *, after: int = 0
+    ) -> Iterator[DeadLetter]:
+        """Go through the dead letters, oldest first, a page at a time.
+
+        Parameters:
+          queue_name(str): Only those of this queue.
+          actor_name(str): Only those of this actor.
+          after(int): Only those with a higher number.
+
+        Raises:
+          BrokerConnectionError: If the server cannot be reached.
+        """
+        subject = self._names.dead_subject(queue_name, actor_name)
+        yield from map(DeadLetter.read, reading.walk(self._connection, self._names.dead_letters, subject, after))
+
+    def get(self, number: int) -> DeadLetter | None:
+        """Get a dead letter by its number, or None if there is none."""
+        try:
+            found = self._connection.call(partial(reading.get, stream=self._names.dead_letters, sequence=number))
+        except StreamNotFound:
+            return None
+        return DeadLetter.read(found) if found else None
+
+    def requeue(self, entry: DeadLetter) -> None:
+        """Put a dead letter back into its queue, with all its attempts ahead of it.
+
+        It leaves the dead letters once the queue has stored it; repeating this after a crash does
+        not store it twice.
+
+        Raises:
+          UnsupportedMessage: If it cannot be decoded, or is gone from the stream that kept it.
+          BrokerConnectionError: If the server cannot be reached.
+        """
+        queue = self._queue(entry.queue_name)
+        queue.store(self._publication(queue, entry, self._kept(entry) if entry.kept else _own(entry)))
+        if entry.kept:
+            self._connection.call(partial(reading.delete, stream=entry.stream, sequence=entry.sequence))
+        self.delete(entry)
+
+    def requeue_all(self, entries: Iterable[DeadLetter]) -> Iterator[tuple[DeadLetter, BrokerError | None]]:
+        """Put dead letters back into their queues, many at a time, each as :meth:`requeue` does.
+
+        Raises:
+          BrokerConnectionError: If the server cannot be reached.
+
+        Returns:
+          Iterator: Each entry, with what kept it among the dead letters, if anything did.
+        """
+        remaining = iter(entries)
+        while page := list(islice(remaining, OUTSTANDING)):
+            moved = self._connection.call(partial(self._move_all, entries=page))
+            for entry, done in zip(page, moved, strict=True):
+                yield entry, None if done else self._try(entry)
+
+    def delete_all(self, entries: Iterable[DeadLetter]) -> int:
+        """Remove entries for good, many at a time, and tell how many were still there."""
+        remaining, removed = iter(entries), 0
+        while page := list(islice(remaining, OUTSTANDING)):
+            removed += self._connection.call(partial(self._delete_all, entries=page))
+        return removed
+
+    def delete(self, entry: DeadLetter) -> bool:
+        """Remove one entry for good, and tell whether it was still there."""
+        return self._connection.call(partial(reading.delete, stream=self._names.dead_letters, sequence=entry.number))
+
+    def purge(self, queue_name: str | None = None, actor_name: str | None = None) -> int:
+        """Remove dead letters for good, and tell how many.
+
+        Parameters:
+          queue_name(str): Only those of this queue.
+          actor_name(str): Only those of this actor.
+
+        Raises:
+          BrokerConnectionError: If the server cannot be reached.
+        """
+        subject = self._names.dead_subject(queue_name, actor_name)
+        return self._connection.call(partial(reading.purge, stream=self._names.dead_letters, subject=subject))
+
+    def _try(self, entry: DeadLetter) -> BrokerError | None:
+        """Requeue an entry that could not be moved along with others; what is wrong with it shows now."""
+        try:
+            self.requeue(entry)
+        except (UnsupportedMessage, EnqueueRejected) as error:
+            return error
+        return None
+
+    async def _move_all(self, session: Session, entries: Sequence[DeadLetter]) -> Sequence[bool]:
+        return await asyncio.gather(*(self._move(session, entry) for entry in entries))
+
+    async def _move(self, session: Session, entry: DeadLetter) -> bool:
+        """Move an entry if that goes without further ado, and tell whether it did."""
+        if entry.kept:
+            return False
+        try:
+            queue = self._queue(entry.queue_name)
+            await session.store(self._publication(queue, entry, _own(entry)))
+            await reading.delete(session, self._names.dead_letters, entry.number)
+        except (UnsupportedMessage, StreamNotFound, ApiError, EnqueueRejected) as error:
+            self.logger.debug("Dead letter %d is requeued on its own: %s", entry.number, error)
+            return False
+        return True
+
+    async def _delete_all(self, session: Session, entries: Sequence[DeadLetter]) -> int:
+        stream = self._names.dead_letters
+        return sum(await asyncio.gather(*(reading.delete(session, stream, entry.number) for entry in entries)))
+
+    def _publication(self, queue: Queue, entry: DeadLetter, source: StoredMessage) -> Publication:
+        fresh = publication(queue.route, queue.payload, _fresh(self._decode(queue, entry, source)))
+        return fresh.named(f"requeued.{entry.headers.get(MSG_ID, entry.number)}")
+
+    def _kept(self, entry: DeadLetter) -> StoredMessage:
+        found = self._connection.call(partial(reading.get, stream=entry.stream, sequence=entry.sequence))
+        if found is None:
+            raise UnsupportedMessage(f"message {entry.sequence} is no longer in the stream {entry.stream!r}")
+        if entry.actor_name is None:
+            return found
+        # Whoever requeues it need not know which actor the queue has.
+        return found._replace(headers={ACTOR: quote_text(entry.actor_name), **found.headers})
+
+    def _decode(self, queue: Queue, entry: DeadLetter, source: StoredMessage) -> Message[Any]:
+        try:
+            return queue.payload.decode(source)
+        except DecodeError as error:
+            raise UnsupportedMessage(
+                f"dead letter {entry.number} of queue {entry.queue_name!r} cannot be requeued: {error}"
+            ) from error
+
+
+def _own(entry: DeadLetter) -> StoredMessage:
+    """The message as it stood in its stream."""
+    enqueued = entry.enqueued_at * 1_000_000
+    return StoredMessage(entry.stream, entry.sequence, "", entry.headers, entry.body, enqueued)
+
+
+def _fresh(message: Message[Any]) -> Message[Any]:
+    options = {name: value for name, value in message.options.items() if name not in SPENT_OPTIONS}
+    return replace(message, options=options)

@@ -1,0 +1,98 @@
+"""What the declared actors and dramatiq's middleware ask for, in one place."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+from dramatiq import Broker, Middleware
+from dramatiq.middleware import Retries, TimeLimit
+
+from ..streams import Route
+from ..wire import AnyMessage, DramatiqPayload, JsonPayload, PayloadFormat
+
+#: Attempts of a message whose actor sets no limit of its own: as with dramatiq's own default of 20
+#: retries.  Whatever goes beyond it continues as a scheduled copy.
+DEFAULT_MAX_RETRIES = 20
+
+#: Seconds that a message keeps its lease after its time limit.
+LEASE_GRACE = 60.0
+
+M = TypeVar("M", bound=Middleware)
+
+
+class ActorOptions:
+    """Reads options where dramatiq's middleware does: message, actor, middleware, in this order.
+
+    Parameters:
+      broker(Broker): Whose actors and middleware count.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def knows(self, actor_name: str) -> bool:
+        """Whether an actor is declared here."""
+        return actor_name in self._broker.actors
+
+    def option(self, message: AnyMessage, name: str, default: Any = None) -> Any:
+        """An option of the message, else of its actor, else a default."""
+        return message.options.get(name, self._actor_option(message, name, default))
+
+    def max_retries(self, message: AnyMessage) -> int | None:
+        """How many retries a message may have; None if only the exception can tell, or if there is no limit."""
+        retries = self._middleware(Retries)
+        if retries is None or self._actor_option(message, "retry_when", retries.retry_when) is not None:
+            return None
+        limit: int | None = self.option(message, "max_retries", retries.max_retries)
+        return limit
+
+    def max_deliver(self, queue_name: str) -> int:
+        """How often a message of a queue may be delivered: one more than the most patient actor's retries."""
+        retries = self._middleware(Retries)
+        default = retries.max_retries if retries else DEFAULT_MAX_RETRIES
+        limits = [
+            actor.options.get("max_retries", default)
+            for actor in self._broker.actors.values()
+            if actor.queue_name == queue_name
+        ] or [default]
+        return 1 + max(DEFAULT_MAX_RETRIES if limit is None else limit for limit in limits)
+
+    def time_limit(self, message: AnyMessage) -> float | None:
+        """The milliseconds a message may run; None if there is no limit."""
+        limiter = self._middleware(TimeLimit)
+        if limiter is None:
+            return None
+        own = message.options.get("time_limit")
+        limit: float = own or self._actor_option(message, "time_limit", limiter.time_limit)
+        return limit if math.isfinite(limit) else None
+
+    def lease_limit(self, message: AnyMessage) -> float | None:
+        """The seconds after which a running message's lease shall end, some time after its actor should
+        have been interrupted; None if nothing limits it.
+
+        A thread that TimeLimit cannot interrupt, stuck in C code, thus loses its message in the end.
+        """
+        limit = self.time_limit(message) if self.knows(message.actor_name) else None
+        return None if limit is None else limit / 1000 + LEASE_GRACE
+
+    def payload(self, route: Route) -> PayloadFormat:
+        """How a queue's messages are written."""
+        if not route.settings.plain_json:
+            return DramatiqPayload(route.queue_name)
+        return JsonPayload(
+            route.queue_name,
+            lambda: route.settings.actor or self._only_actor(route.queue_name),
+            lambda: self._broker.actors,
+        )
+
+    def _actor_option(self, message: AnyMessage, name: str, default: Any) -> Any:
+        actor = self._broker.actors.get(message.actor_name)
+        return actor.options.get(name, default) if actor else default
+
+    def _only_actor(self, queue_name: str) -> str | None:
+        names = [name for name, actor in self._broker.actors.items() if actor.queue_name == queue_name]
+        return names[0] if len(names) == 1 else None
+
+    def _middleware(self, kind: type[M]) -> M | None:
+        return next((found for found in self._broker.middleware if isinstance(found, kind)), None)

@@ -1,0 +1,39 @@
+"""The hooks that run after an actor did, and the message they run for."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from dramatiq import Broker
+from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
+
+from .delivery import JetStreamMessage
+
+#: Middleware that hands work on after an actor ran; if it fails, the message must come back.
+HANDING_ON = (Retries, Pipelines, GroupCallbacks)
+
+
+class AfterActorHooks(threading.local):
+    """A message while dramatiq's ``after_process_message`` hooks see it."""
+
+    message: JetStreamMessage | None = None
+
+
+after_actor_hooks = AfterActorHooks()
+
+
+def run_after_actor_hooks(broker: Broker, message: JetStreamMessage, **kwargs: Any) -> None:
+    """Call ``after_process_message`` as dramatiq does, but remember if a hook could not hand its work on."""
+    after_actor_hooks.message = message
+    message.succeeded = kwargs.get("exception") is None and not message.failed
+    try:
+        for middleware in reversed(broker.middleware):
+            try:
+                middleware.after_process_message(broker, message, **kwargs)
+            except Exception as error:
+                broker.logger.critical("Unexpected failure in after_process_message of %r.", middleware, exc_info=True)
+                if isinstance(middleware, HANDING_ON):
+                    message.hook_error = error
+    finally:
+        after_actor_hooks.message = None

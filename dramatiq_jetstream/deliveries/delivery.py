@@ -1,0 +1,246 @@
+"""A message that this process holds, and dramatiq's face of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from dramatiq import Message, MessageProxy
+
+from ..client import OnReconnect, OutboxItem, parse_headers, publish_command
+from ..streams import Limits
+from ..wire import SCHEDULER, Headers, Origin, deliveries_of, quote_text
+
+ACK = b"+ACK"
+NAK = b"-NAK"
+PROGRESS = b"+WPI"
+
+#: What becomes of an answer when the connection breaks: an acknowledgement must not get lost, and progress is
+#: reported again anyway.
+_ON_RECONNECT = {ACK: OnReconnect.SEND_AGAIN, PROGRESS: OnReconnect.DROP}
+
+#: In a record of options: the names of those that an attempt removed.
+REMOVED = "removed_options"
+
+
+def nak(delay: int) -> bytes:
+    """A negative acknowledgement that asks for redelivery after so many milliseconds."""
+    return NAK + b" " + json.dumps({"delay": delay * 1_000_000}).encode() if delay > 0 else NAK
+
+
+#: The option by which a copy names the message that it continues.
+ORIGIN = "origin"
+
+
+class AttemptRecord(NamedTuple):
+    """What is remembered beside a message between two deliveries.
+
+    Parameters:
+      attempt(int): The delivery that wrote it.
+      returned(int): How many deliveries were given back unused and are not counted.
+      options(dict): What attempts so far changed in the message's options.
+    """
+
+    attempt: int
+    returned: int
+    options: dict[str, Any]
+
+
+class LeaseKeeper(Protocol):
+    """Who keeps a delivery's lease; the loop-side puller."""
+
+    limits: Limits
+
+    def settle(self, delivery: Delivery, answer: bytes) -> None:
+        """Answer the server and let go of the message; from any thread."""
+
+    async def confirm(self, delivery: Delivery, answer: bytes) -> None:
+        """Do the same and wait for the server's word; on the loop."""
+
+
+class Delivery:
+    """One delivery of one message, held until it is answered.
+
+    Parameters:
+      reply(str): The subject that acknowledges it.
+      body(bytes): The message's body.
+      headers(Mapping | bytes): The message's headers, or the block that they are to be read from.
+      holder(LeaseKeeper): Who keeps its lease.
+      origin(Origin): Where it stands.  Read from the reply subject by default.
+    """
+
+    __slots__ = ("_clock", "_headers", "_origin", "body", "lease_keeper", "record", "redelivered", "reply", "settled")
+
+    def __init__(
+        self, reply: str, body: bytes, headers: Headers | bytes, lease_keeper: LeaseKeeper, origin: Origin | None = None
+    ) -> None:
+        self.reply = reply
+        self.body = body
+        self.lease_keeper = lease_keeper
+        #: Whether the server delivered its message before.
+        self.redelivered = deliveries_of(reply) > 1 if origin is None else origin.deliveries > 1
+        self.record: AttemptRecord | None = None
+        self.settled = False
+        self._headers = headers
+        self._origin = origin
+        self._clock: tuple[float, Callable[[], float | None]] | None = None
+
+    @property
+    def origin(self) -> Origin:
+        """Where it stands."""
+        if self._origin is None:
+            self._origin = Origin.parse(self.reply)
+        return self._origin
+
+    @property
+    def headers(self) -> Headers:
+        """The message's headers."""
+        if isinstance(self._headers, bytes):
+            self._headers = parse_headers(self._headers)
+        return self._headers
+
+    @property
+    def was_scheduled(self) -> bool:
+        """Whether it comes from the server's scheduler."""
+        if isinstance(self._headers, bytes) and SCHEDULER.encode() not in self._headers:
+            return False
+        return SCHEDULER in self.headers
+
+    @property
+    def lease_ends(self) -> float | None:
+        """When its lease shall end, on the monotonic clock; None while nothing limits it."""
+        if self._clock is None:
+            return None
+        started, limit = self._clock
+        seconds = limit()
+        return None if seconds is None else started + seconds
+
+    def __str__(self) -> str:
+        return f"{self.origin.stream}:{self.origin.sequence}"
+
+    @property
+    def identity(self) -> str:
+        """What tells its message from every other; sequences begin anew with a stream that was deleted."""
+        return f"{self}.{self.origin.timestamp}"
+
+    @property
+    def copy_id(self) -> str:
+        """The id under which the copy is stored that it continues as; the same, however often that is repeated."""
+        return f"{self.identity}.copy"
+
+    @property
+    def returned(self) -> int:
+        """How many of its deliveries are not counted as attempts."""
+        return self.record.returned if self.record else 0
+
+    @property
+    def earlier_attempts(self) -> int:
+        """How many attempts this message has behind it, by the server's count."""
+        return max(self.origin.deliveries - 1 - self.returned, 0)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the last delivery ended without a word, as when its worker was killed."""
+        last = self.origin.deliveries - 1
+        return last > 0 and (self.record is None or self.record.attempt < last)
+
+    def settle(self, answer: bytes) -> None:
+        """Answer the server, once."""
+        if not self.settled:
+            self.lease_keeper.settle(self, answer)
+            self.finish()
+
+    def finish(self) -> None:
+        """Note that the server has been, or is being, answered."""
+        self.settled = True
+        self._clock = None
+
+    def item(self, answer: bytes, sent: Callable[[], None] | None = None) -> OutboxItem:
+        """The answer on its way to the server; an acknowledgement must not get lost."""
+        return OutboxItem(publish_command(self.reply, answer), _ON_RECONNECT.get(answer, OnReconnect.SEND_LATER), sent)
+
+    def start_clock(self, limit: Callable[[], float | None]) -> None:
+        """Let the lease end so many seconds from now, as a function tells when that is asked."""
+        self._clock = time.monotonic(), limit
+
+
+class JetStreamMessage(MessageProxy):
+    """What dramatiq's worker and middleware see of a delivery.
+
+    Parameters:
+      message(Message): The decoded message.
+      delivery(Delivery): The delivery that brought it.
+    """
+
+    #: How many attempts it has behind it, by the server's count.
+    received_retries = 0
+    #: Milliseconds after which a hook wants the message again, if one does.
+    retry_delay: int | None = None
+    #: What kept a hook from handing work on; the message must come back then.
+    hook_error: Exception | None = None
+    #: Whether its actor returned.
+    succeeded = False
+
+    _successors: Counter[str] | None = None
+
+    def __init__(self, message: Message[Any], delivery: Delivery) -> None:
+        super().__init__(message)
+        self.delivery = delivery
+        self.received_options = copy.deepcopy(message.options) if message.options else {}
+
+    @property
+    def identity(self) -> str:
+        """What tells this message from every other, whenever it is delivered again, as a copy too."""
+        origin: str = self.options.get(ORIGIN) or self.delivery.identity
+        return origin
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the server delivered this message before."""
+        return self.delivery.redelivered
+
+    @property
+    def was_delayed(self) -> bool:
+        """Whether it comes from the server's scheduler, or from a retry's backoff."""
+        return self.delivery.was_scheduled or (self.received_retries > 0 and not self.delivery.crashed)
+
+    def stands_for(self, message: object) -> bool:
+        """Whether dramatiq means this very delivery, and not a copy of its message."""
+        return message is self
+
+    def name_successor(self, message_id: str) -> str:
+        """The Nats-Msg-Id of a message that a hook enqueues because this one succeeded.
+
+        It is the same whenever this message is delivered again, and another one if the same message
+        was sent twice, as when a pipeline or a group runs twice.
+        """
+        if self._successors is None:
+            self._successors = Counter()
+        self._successors[message_id] += 1
+        return quote_text(f"{self.identity}>{message_id}>{self._successors[message_id]}")
+
+    def changed_options(self) -> dict[str, Any]:
+        """The options that attempts so far added, changed or removed; the count of retries is the server's."""
+        missing = object()
+        changed = {
+            name: value
+            for name, value in self.options.items()
+            if name != "retries" and self.received_options.get(name, missing) != value
+        }
+        removed = sorted(self.received_options.keys() - self.options.keys())
+        return changed | {REMOVED: removed} if removed else changed
+
+    def recover(self) -> None:
+        """Put the options as the last attempt left them, and count attempts as the server does."""
+        retries = self.options.get("retries", 0) + self.delivery.earlier_attempts
+        if self.delivery.record is not None:
+            self.options.update(self.delivery.record.options)
+            for name in self.options.pop(REMOVED, ()):
+                self.options.pop(name, None)
+        if retries:
+            self.options["retries"] = retries
+        self.received_retries = retries

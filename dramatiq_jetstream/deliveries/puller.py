@@ -1,0 +1,264 @@
+"""The loop side of a consumer: pulls by credit, watches heartbeats, renews leases.
+
+All state in here lives on the loop alone, but for what is held, which other threads remove; they
+reach the rest through the outbox or ``call_soon_threadsafe``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from dramatiq.common import compute_backoff
+from dramatiq.logging import get_logger
+
+from ..client import DESCRIPTION, STATUS, OutboxItem, Session, parse_headers, publish_command
+from ..errors import BrokerError
+from ..streams import Limits, Route
+from .delivery import PROGRESS, AttemptRecord, Delivery
+from .prefetch import Prefetch
+
+#: Seconds between the server's signs of life while a pull request waits.
+HEARTBEAT = 2.0
+
+#: Seconds of silence after which a pull request is taken for lost.
+SILENCE = 2.5 * HEARTBEAT
+
+#: Seconds a pull request waits at the server.
+EXPIRES = 30.0
+
+#: The longest pause, in milliseconds, between attempts to resume after an error.
+MAX_PAUSE = 10_000
+
+_ACK_PREFIX = b"$JS.ACK."
+_PENDING = "Nats-Pending-Messages"
+
+
+class Puller:
+    """Keeps a consumer's buffer filled.
+
+    Parameters:
+      session(Session): The live connection.
+      route(Route): The queue to pull from.
+      prefetch(Prefetch): How much may be held.
+      prepare(Callable): Makes sure that stream and consumer exist, and tells the server's limits.
+      recall(Callable): Looks up what is remembered of a delivered message.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        route: Route,
+        prefetch: Prefetch,
+        *,
+        prepare: Callable[[Session, Route], Awaitable[Limits]],
+        recall: Callable[[Session, Delivery], Awaitable[AttemptRecord | None]],
+    ) -> None:
+        self.logger = get_logger(__name__, f"Puller({route.queue_name})")
+        self.session = session
+        self.route = route
+        self.prefetch = prefetch
+        self.limits = Limits(0, None)
+        self._prepare = prepare
+        self._recall = recall
+        self._deliver: Callable[[Delivery], None]
+        self._held: dict[str, Delivery] = {}
+        self._recalling: set[asyncio.Task[None]] = set()
+        self._requested = 0
+        self._received = 0
+        self._finished = 0
+        self._refilling = False
+        self._ready = False
+        self._stopped = False
+        self._failures = 0
+        self._heard = 0.0
+        self._inbox = ""
+        self._subscription: Any = None
+        self._resuming: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._next = f"{session.api}.CONSUMER.MSG.NEXT.{route.stream}.{route.consumer}"
+
+    async def start(self, deliver: Callable[[Delivery], None]) -> None:
+        """Prepare the queue, subscribe and begin to pull.
+
+        Parameters:
+          deliver(Callable): Takes each delivery; on the loop.
+
+        Raises:
+          BrokerError: If the queue cannot be consumed.
+        """
+        self._deliver = deliver
+        self.session.on_reconnect(self._on_reconnect)
+        try:
+            await self._open()
+        except BaseException:
+            self.session.forget(self._on_reconnect)
+            raise
+        keep = self.session.supervisor.keep
+        self._watching = keep(f"watch over pulls of queue {self.route.queue_name!r}", self._watch)
+        self._renewing = keep(f"renewal of leases of queue {self.route.queue_name!r}", self._renew)
+
+    async def stop(self) -> None:
+        """Stop pulling.  What is held keeps its lease until it is answered."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._ready = False
+        self.session.forget(self._on_reconnect)
+        for task in (self._watching, self._resuming):
+            if task is not None:
+                task.cancel()
+        await self.session.unsubscribe(self._subscription)
+        await asyncio.gather(*self._recalling, return_exceptions=True)
+        self._end_renewal()
+
+    def settle(self, delivery: Delivery, answer: bytes) -> None:
+        """Answer the server and let go of the message; from any thread.
+
+        Raises:
+          ConnectionClosed: If the answer can no longer be sent.
+        """
+        self.session.check_open()
+        self._held.pop(delivery.reply, None)
+        self.session.outbox.send(delivery.item(answer, self._refill_soon))
+
+    async def confirm(self, delivery: Delivery, answer: bytes) -> None:
+        """Answer the server, wait for its word, and let go of the message."""
+        await self.session.request(delivery.reply, answer)
+        self._held.pop(delivery.reply, None)
+        self._refill_soon()
+
+    async def _open(self) -> None:
+        self.limits = await self._prepare(self.session, self.route)
+        self._inbox, self._subscription = await self.session.receive(self._on_message)
+        self._requested = 0
+        self._heard = time.monotonic()
+        self._ready = True
+        self._refill()
+
+    def _refill(self) -> None:
+        self._refilling = False
+        self._count_finished()
+        wanted = self.prefetch.wanted(len(self._held) + self._requested) if self._ready else 0
+        if wanted > 0:
+            self._requested += wanted
+            request = {"batch": wanted, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)}
+            command = publish_command(self._next, json.dumps(request).encode(), self._inbox)
+            self.session.outbox.send(OutboxItem(command))
+
+    def _count_finished(self) -> None:
+        finished = self._received - len(self._held) - self._finished
+        if finished > 0:
+            self._finished += finished
+            self.prefetch.finished(finished)
+            self._end_renewal()
+
+    def _refill_soon(self) -> None:
+        """Ask for more at the end of this turn of the loop, once for all that it brings."""
+        if not self._refilling:
+            self._refilling = True
+            asyncio.get_running_loop().call_soon(self._refill)
+
+    def _on_message(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+        self._heard = time.monotonic()
+        if not reply.startswith(_ACK_PREFIX):
+            self._on_status(parse_headers(headers))
+            return
+        self._requested = max(self._requested - 1, 0)
+        self._recovered()
+        delivery = Delivery(reply.decode(), body, headers, self)
+        self._held[delivery.reply] = delivery
+        self._received += 1
+        if delivery.redelivered:
+            task = self.session.supervisor.once(f"recall of message {delivery}", self._deliver_again(delivery))
+            self._recalling.add(task)
+            task.add_done_callback(self._recalling.discard)
+        else:
+            self._deliver(delivery)
+
+    async def _deliver_again(self, delivery: Delivery) -> None:
+        delivery.record = await self._recall(self.session, delivery)
+        self._deliver(delivery)
+
+    def _on_status(self, headers: dict[str, str]) -> None:
+        status = headers.get(STATUS, "")
+        text = headers.get(DESCRIPTION, "")
+        if status in ("100", "404", "408"):
+            self._recovered()
+        if status == "100":
+            return
+        if _PENDING in headers:
+            self._requested = max(self._requested - int(headers[_PENDING]), 0)
+            self._refill()
+            return
+        self._requested = 0
+        if status in ("404", "408"):
+            self._refill()
+        else:
+            self._interrupt(text or ("no such consumer, or it has no leader" if status == "503" else status))
+
+    def _on_reconnect(self) -> None:
+        self._requested = 0
+        self._interrupt(None)
+
+    def _interrupt(self, reason: str | None) -> None:
+        """Start over: with the stream and the consumer, which may be gone."""
+        self._ready = False
+        if not self._stopped and (self._resuming is None or self._resuming.done()):
+            name = f"resumption of pulls of queue {self.route.queue_name!r}"
+            self._resuming = self.session.supervisor.keep(name, partial(self._resume, reason))
+
+    async def _resume(self, reason: str | None) -> None:
+        # While the connection is away there is nothing to do; its return interrupts again.
+        while not self._stopped and self.session.client.is_connected:
+            try:
+                if reason is not None:
+                    self._failures, pause = compute_backoff(self._failures, factor=250, max_backoff=MAX_PAUSE)
+                    self._report(reason)
+                    await asyncio.sleep(pause / 1000)
+                await self._reopen()
+            except BrokerError as error:
+                reason = str(error)
+            else:
+                return
+
+    async def _reopen(self) -> None:
+        await self.session.unsubscribe(self._subscription)
+        await self._open()
+
+    def _report(self, reason: str) -> None:
+        log = self.logger.critical if self._failures == 1 else self.logger.debug
+        log("Cannot consume %s: %s. Trying again until it works.", self.route.describe(), reason)
+
+    def _recovered(self) -> None:
+        """Forget earlier failures: only now, a pull request that could be sent was not answered yet."""
+        if self._failures:
+            self._failures = 0
+            self.logger.info("Consuming %s again.", self.route.describe())
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            if self._ready and self._requested and time.monotonic() - self._heard > SILENCE:
+                self.logger.debug("No heartbeat for %.1f s; pulling again.", SILENCE)
+                self._requested = 0
+                self._interrupt(None)
+
+    async def _renew(self) -> None:
+        """Tell the server, three times per ack_wait, that what is held is still being worked on."""
+        while self._held or not self._stopped:
+            await asyncio.sleep(max(self.limits.ack_wait / 3000, 0.05))
+            now = time.monotonic()
+            for delivery in list(self._held.values()):
+                ends = delivery.lease_ends
+                if ends is None or ends > now:
+                    self.session.outbox.send(delivery.item(PROGRESS))
+
+    def _end_renewal(self) -> None:
+        if self._stopped and not self._held and self._renewing is not None:
+            self._renewing.cancel()

@@ -1,0 +1,40 @@
+"""What exists on the server: streams, consumers and buckets, how they are made, read and counted."""
+
+from __future__ import annotations
+
+from .counts import QueueCounts, QueueState, count, count_held, inspect, purge
+from .helpers import bucket_config, dead_letter_config
+from .key_value import KeyValue
+from .reading import StoredMessage
+from .required import (
+    Ensured,
+    Requirement,
+    consumer_requirement,
+    helper_requirement,
+    queue_requirements,
+    stream_requirement,
+)
+from .route import Config, Limits, Route, limits
+
+__all__ = [
+    "Config",
+    "Ensured",
+    "KeyValue",
+    "Limits",
+    "QueueCounts",
+    "QueueState",
+    "Requirement",
+    "Route",
+    "StoredMessage",
+    "bucket_config",
+    "consumer_requirement",
+    "count",
+    "count_held",
+    "dead_letter_config",
+    "helper_requirement",
+    "inspect",
+    "limits",
+    "purge",
+    "queue_requirements",
+    "stream_requirement",
+]

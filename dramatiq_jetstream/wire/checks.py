@@ -1,0 +1,95 @@
+"""What is refused before it reaches dramatiq's threads, which it would end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+#: How deeply lists and objects may be nested.  dramatiq's threads log what they run, and Python's
+#: recursion limit, met there, ends the thread.  A pipeline takes two levels for each step.
+MAX_NESTING = 500
+
+_NESTING = (dict, list, tuple)
+_NUMBER = (int, float)
+_OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    "retries": (int,),
+    "max_retries": (int,),
+    "min_backoff": _NUMBER,
+    "max_backoff": _NUMBER,
+    "max_age": _NUMBER,
+    "time_limit": _NUMBER,
+    "on_retry_exhausted": (str,),
+    "pipe_target": (dict,),
+    "group_completion_callbacks": (list,),
+    "throws": (type, tuple),
+    "dead_message_ttl": (int,),
+    "handoff_failures": (int,),
+    "unknown_actor_since": (int,),
+    "not_before": (int,),
+    "origin": (str,),
+}
+
+#: Options of which infinity is a value.
+_UNBOUNDED = frozenset({"max_age", "time_limit"})
+
+
+_FIELD_TYPES: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("queue_name", (str,)),
+    ("actor_name", (str,)),
+    ("args", (list, tuple)),
+    ("kwargs", (dict,)),
+    ("options", (dict,)),
+    ("message_id", (str,)),
+    ("message_timestamp", (int,)),
+)
+
+
+def check_fields(fields: Any) -> None:
+    """Refuse what would pass dramatiq's decoder and then fail in its threads."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected an object, found {type(fields).__name__}")
+    for name, types in _FIELD_TYPES:
+        if not isinstance(fields.get(name), types):
+            raise ValueError(f"{name} must be {types[0].__name__}, found {fields.get(name)!r:.80}")
+    args, kwargs, options = fields["args"], fields["kwargs"], fields["options"]
+    if args or kwargs or options:
+        if not all(isinstance(name, str) for name in kwargs):
+            raise ValueError("kwargs must have names for keys")
+        check_nesting(fields)
+        check_options(options)
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Refuse options that dramatiq's own middleware would trip over after the actor ran.
+
+    Null says nothing, so it goes; except that there may be no limit to retries.
+    """
+    for name in _OPTION_TYPES.keys() & options.keys():
+        types, value = _OPTION_TYPES[name], options[name]
+        if value is None:
+            if name != "max_retries":
+                del options[name]
+        elif not isinstance(value, types):
+            raise ValueError(f"option {name} must be {types[0].__name__}, found {value!r:.80}")
+        elif isinstance(value, _NUMBER) and not _in_range(name, value):
+            raise ValueError(f"option {name} is out of range")
+
+
+def _in_range(name: str, value: float) -> bool:
+    return abs(value) <= 2**63 or (name in _UNBOUNDED and value == math.inf)
+
+
+def check_nesting(value: Any) -> None:
+    """Refuse what is nested too deeply, without recursion; level by level, each value once."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        inner = [item for outer in level for item in _items(outer) if isinstance(item, _NESTING)]
+        if not inner:
+            return
+        level = list({id(item): item for item in inner}.values())
+    raise ValueError(f"it is nested more than {MAX_NESTING} levels deep")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -1,0 +1,36 @@
+"""The headers that messages bear: the server's own, and this package's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+Headers = Mapping[str, str]
+
+MSG_ID = "Nats-Msg-Id"
+TTL = "Nats-TTL"
+BATCH_ID = "Nats-Batch-Id"
+BATCH_SEQUENCE = "Nats-Batch-Sequence"
+BATCH_COMMIT = "Nats-Batch-Commit"
+EXPECTED_LAST_ID = "Nats-Expected-Last-Msg-Id"
+EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
+EXPECTED_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+SCHEDULE = "Nats-Schedule"
+SCHEDULE_TARGET = "Nats-Schedule-Target"
+#: On what the server's scheduler delivers.
+SCHEDULER = "Nats-Scheduler"
+
+ACTOR = "Dramatiq-Actor"
+MESSAGE_ID = "Dramatiq-Message-Id"
+OPTIONS = "Dramatiq-Options"
+TIMESTAMP = "Dramatiq-Timestamp"
+
+
+def quote_text(text: str) -> str:
+    """Any text as a header's value, where line breaks and edge spaces would not survive."""
+    return quote(text, safe="/:", errors="surrogatepass")
+
+
+def unquote_text(value: str) -> str:
+    """The text that :func:`quote_text` made a header's value of."""
+    return unquote(value, errors="surrogatepass")

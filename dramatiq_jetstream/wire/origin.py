@@ -1,0 +1,59 @@
+"""Where a delivered message stands, and what a message is decoded from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from .headers import Headers
+
+
+class Origin(NamedTuple):
+    """Where a delivered message stands, read from its acknowledgement subject."""
+
+    stream: str
+    consumer: str
+    deliveries: int
+    sequence: int
+    timestamp: int
+
+    @classmethod
+    def parse(cls, reply: str) -> Origin:
+        """Read ``$JS.ACK.<stream>.<consumer>.<deliveries>.<sequence>.<…>.<nanoseconds>.<pending>``.
+
+        Newer servers put the domain and the account's hash before the stream.
+        """
+        tokens, start = _tokens(reply)
+        stream, consumer, deliveries, sequence, _, timestamp = tokens[start : start + 6]
+        return cls(stream, consumer, int(deliveries), int(sequence), int(timestamp))
+
+    @property
+    def milliseconds(self) -> int:
+        """When the message was stored, as dramatiq counts time."""
+        return self.timestamp // 1_000_000
+
+
+def deliveries_of(reply: str) -> int:
+    """How often a message was delivered, read from its acknowledgement subject."""
+    tokens, start = _tokens(reply)
+    return int(tokens[start + 2])
+
+
+def _tokens(reply: str) -> tuple[list[str], int]:
+    """The tokens of an acknowledgement subject, and where among them its stream is."""
+    tokens = reply.split(".")
+    if len(tokens) < 9 or not reply.startswith("$JS.ACK."):
+        raise ValueError(f"not an acknowledgement subject: {reply!r}")
+    return tokens, 2 if len(tokens) == 9 else 4
+
+
+class Source(Protocol):
+    """What a message is read from; whoever does not need all of it does not have it parsed."""
+
+    @property
+    def body(self) -> bytes: ...
+
+    @property
+    def headers(self) -> Headers: ...
+
+    @property
+    def origin(self) -> Origin: ...

@@ -1,0 +1,170 @@
+"""The consumer that dramatiq's worker sees; all I/O happens in the puller, on the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from queue import Empty
+
+from dramatiq import Consumer, MessageProxy
+from dramatiq.errors import DecodeError
+from dramatiq.logging import get_logger
+
+from ..client import Buffer, is_green
+from ..deliveries import Delivery, JetStreamMessage, Puller, nak
+from ..errors import BrokerError
+from ..wire import PayloadFormat
+from .dramatiq_internals import current_consumer_thread, hand_over, takes
+from .handling import QueueHandling
+
+#: Bytes up to which a message is decoded on the loop.
+SMALL = 16 * 1024
+
+#: Milliseconds until a message comes back that could not be taken care of.
+RETRY_DELAY = 5_000
+
+
+class JetStreamConsumer(Consumer):
+    """Iterates over the messages of one queue.
+
+    Unlike the base class promises, acknowledgements may come from any thread.
+
+    Parameters:
+      puller(Puller): Fills the buffer.
+      buffer(Buffer): Where the puller puts deliveries; None wakes the iterator.
+      payload(PayloadFormat): Decodes them.
+      handling(QueueHandling): Takes care of whatever is not simply done.
+      timeout(int): How many milliseconds an iteration waits for a message.
+    """
+
+    def __init__(
+        self,
+        puller: Puller,
+        buffer: Buffer[Delivery | None],
+        payload: PayloadFormat,
+        handling: QueueHandling,
+        timeout: int,
+    ) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self.puller = puller
+        self.queue_name = puller.route.queue_name
+        self.timeout = timeout / 1000
+        self._buffer = buffer
+        self._payload = payload
+        self._handling = handling
+        # Where threads are greenlets, none but the worker's own may touch its queue.
+        self._thread = None if is_green() else current_consumer_thread()
+
+    def __next__(self) -> JetStreamMessage | None:
+        try:
+            delivery = self._buffer.get(timeout=self.timeout)
+        except Empty:
+            return None
+        return None if delivery is None else self._receive(delivery)
+
+    def offer(self, delivery: Delivery) -> None:
+        """Take a delivery from the puller; on the loop.
+
+        A plain one goes straight to the worker's threads: to wake dramatiq's consumer thread in
+        between would take longer than all that is done here.
+        """
+        if not self._pass_on(delivery):
+            self._buffer.put(delivery)
+
+    def ack(self, message: MessageProxy) -> None:
+        """Acknowledge a message; or, if a hook asked for it, have it delivered again.
+
+        Raises:
+          BrokerConnectionError: If the server cannot be told now; dramatiq tries again.
+        """
+        mine = _own(message)
+        if mine.hook_error is not None:
+            self._handling.come_back(mine)
+        elif mine.retry_delay is not None:
+            self._handling.retry(mine, mine.retry_delay)
+        else:
+            self._handling.acknowledge(mine)
+
+    def nack(self, message: MessageProxy) -> None:
+        """Move a message to the dead letters, or wherever its queue's settings say.
+
+        Raises:
+          BrokerConnectionError: If the server cannot be told now; dramatiq tries again.
+        """
+        mine = _own(message)
+        if mine.hook_error is not None:
+            self._handling.come_back(mine)
+        else:
+            self._handling.reject(mine)
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """Put messages that did not run back into the queue at once, their attempts not spent."""
+        self._handling.give_back([_own(message).delivery for message in messages])
+
+    def stop(self) -> None:
+        """Stop pulling and put what was not handed out back into the queue."""
+        session = self.puller.session
+        if session.is_open:
+            session.thread.call(self.puller.stop())
+        self._handling.give_back(list(self._unread()))
+        self._buffer.put(None)
+
+    def close(self) -> None:
+        """Stop, as :meth:`stop` does.  Messages that are still running keep their leases."""
+        self.stop()
+
+    def _pass_on(self, delivery: Delivery) -> bool:
+        thread = self._thread
+        if thread is None or not takes(thread, self):
+            return False
+        message = self._plain(delivery)
+        if message is None:
+            return False
+        try:
+            hand_over(thread, message)
+        except Exception:
+            self.logger.critical("Message %s could not be passed on at once.", delivery, exc_info=True)
+            return False
+        return True
+
+    def _plain(self, delivery: Delivery) -> JetStreamMessage | None:
+        """The message of a delivery that nothing needs to be asked or done about."""
+        if delivery.redelivered or delivery.was_scheduled or len(delivery.body) > SMALL or not self._payload.is_quick:
+            return None
+        try:
+            message = JetStreamMessage(self._payload.decode(delivery), delivery)
+        except DecodeError:
+            # It is decoded once more where something can be done about it.
+            return None
+        return message if not message.options and self._handling.knows(message) else None
+
+    def _receive(self, delivery: Delivery) -> JetStreamMessage | None:
+        try:
+            message = self._decode(delivery)
+            return message if message and self._handling.admit(message) else None
+        except BrokerError as error:
+            self.logger.error("Message %s stays in the queue for now: %s", delivery, error)
+            delivery.settle(nak(RETRY_DELAY))
+            return None
+
+    def _decode(self, delivery: Delivery) -> JetStreamMessage | None:
+        try:
+            decoded = self._payload.decode(delivery)
+        except DecodeError as error:
+            self._handling.undecodable(delivery, error)
+            return None
+        return JetStreamMessage(decoded, delivery)
+
+    def _unread(self) -> Iterator[Delivery]:
+        while True:
+            try:
+                delivery = self._buffer.get_nowait()
+            except Empty:
+                return
+            if delivery is not None:
+                yield delivery
+
+
+def _own(message: MessageProxy) -> JetStreamMessage:
+    if not isinstance(message, JetStreamMessage):
+        raise TypeError(f"{message!r} did not come from this consumer")
+    return message

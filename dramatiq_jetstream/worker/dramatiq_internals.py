@@ -1,0 +1,64 @@
+"""The only module that uses parts of dramatiq which its documentation does not promise.
+
+What is used, and why a public way does not do:
+
+- ``dramatiq.worker.ConsumerThread`` (``_ConsumerThread`` in dramatiq 1), its ``consumer``, ``paused``, ``running`` and
+  ``handle_message``: a plain message goes to the worker's threads without waking the consumer's thread first.
+- the items of ``Worker.work_queue``: what was not started goes back when the worker shuts down.
+- ``MessageProxy._exception``: why a message failed stands in its dead letter.
+- ``dramatiq.worker.QUEUE_PREFETCH``: whether a user chose the prefetch.
+
+``tests/unit/test_private_parts.py`` asserts each name and signature.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import dramatiq.worker
+from dramatiq import Consumer, MessageProxy, Worker
+from dramatiq.common import iter_queue
+
+try:
+    from dramatiq.worker import ConsumerThread
+except ImportError:
+    # dramatiq 1
+    from dramatiq.worker import _ConsumerThread as ConsumerThread
+
+
+def current_consumer_thread() -> ConsumerThread | None:
+    """The worker's thread that runs this, if one of its consumers' does."""
+    current = threading.current_thread()
+    return current if isinstance(current, ConsumerThread) else None
+
+
+def takes(thread: ConsumerThread, consumer: Consumer) -> bool:
+    """Whether a consumer's thread would hand a message to the worker's threads now."""
+    return thread.consumer is consumer and not thread.paused and bool(thread.running)
+
+
+def hand_over(thread: ConsumerThread, message: MessageProxy) -> None:
+    """Put a message into the worker's queue."""
+    thread.handle_message(message)
+
+
+def take_waiting(worker: Worker) -> Iterator[MessageProxy]:
+    """Take the messages that a worker has not started out of its queue."""
+    for item in iter_queue(worker.work_queue):
+        # dramatiq 1 queues pairs of priority and message.
+        message: Any = getattr(item, "message", None) or item[1]
+        worker.work_queue.task_done()
+        yield message
+
+
+def exception_of(message: MessageProxy) -> BaseException | None:
+    """What a message failed with."""
+    exception: BaseException | None = message._exception
+    return exception
+
+
+def has_chosen_prefetch() -> bool:
+    """Whether the user chose how many messages to prefetch."""
+    return bool(dramatiq.worker.QUEUE_PREFETCH)
