@@ -512,7 +512,5 @@ class JetStreamBroker(Broker):
             on_delayed=partial(self.emit_before, "delay_message"),
         )
 
-    def _max_deliver(self, queue: Queue) -> int | None:
-        return queue.route.settings.max_deliver or (
-            None if queue.route.settings.bound else self._actor_options.max_deliver(queue.name)
-        )
+    def _max_deliver(self, queue: Queue) -> int:
+        return queue.route.settings.max_deliver or self._actor_options.max_deliver(queue.name)

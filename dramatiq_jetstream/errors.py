@@ -47,6 +47,14 @@ __all__ = [
 MAX_LISTED = 5
 
 
+def text_of(error: BaseException) -> str:
+    """An exception's text, whatever its ``__str__`` does."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"<its text cannot be had: {type(failure).__name__}>"
+
+
 class JetStreamError(DramatiqError):
     """Base class of this package's errors."""
 

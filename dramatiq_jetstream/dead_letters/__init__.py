@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .archive import OUTSTANDING, DeadLetter, DeadLetters
 from .exhausted import ExhaustedMessages
-from .storing import DeadLetterStore, Failure, Reason, reason_of
+from .letter import Failure, Reason, reason_of
+from .storing import DeadLetterStore
 
 __all__ = [
     "OUTSTANDING",

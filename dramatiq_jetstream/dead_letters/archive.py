@@ -15,21 +15,19 @@ from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
 from ..client import Connection, Session
+from ..deliveries import Bookkeeping
 from ..errors import ApiError, BrokerError, EnqueueRejected, StreamNotFound, UnsupportedMessage
 from ..names import Names
 from ..sending import Queue, publication
 from ..streams import StoredMessage, reading
-from ..wire import ACTOR, MESSAGE_ID, MSG_ID, Publication, quote_text, unquote_text
-from . import storing
+from ..wire import ACTOR, MESSAGE_ID, MSG_ID, Headers, Publication, quote_text, unquote_text
+from . import letter
 
 #: How many dead letters are moved or removed at a time.
 OUTSTANDING = 256
 
 #: What earlier attempts left in a message's options, and a fresh start must not have.
-SPENT_OPTIONS = (
-    *("retries", "traceback", "requeue_timestamp"),
-    *("handoff_failures", "unknown_actor_since", "not_before", "origin"),
-)
+SPENT_OPTIONS = ("retries", "traceback", "requeue_timestamp")
 
 
 @dataclass(frozen=True)
@@ -76,34 +74,55 @@ class DeadLetter:
 
     @classmethod
     def read(cls, entry: StoredMessage) -> DeadLetter:
-        """Read an entry as the dead-letter stream keeps it."""
+        """Read an entry as the dead-letter stream keeps it; what cannot be read is shown as it stands."""
         headers = dict(entry.headers)
-
-        def text(name: str) -> str | None:
-            return unquote_text(headers[name]) if name in headers else None
-
-        def decoded(name: str) -> str | None:
-            return str(json.loads(headers[name])) if name in headers else None
-
         return cls(
             number=entry.sequence,
-            queue_name=text(storing.QUEUE) or "",
-            actor_name=text(ACTOR),
-            message_id=text(MESSAGE_ID),
-            reason=headers.get(storing.REASON, ""),
-            exception=headers.get(storing.EXCEPTION),
-            exception_text=decoded(storing.EXCEPTION_TEXT),
-            traceback=decoded(storing.TRACEBACK),
-            attempts=int(headers.get(storing.ATTEMPTS, 0)),
-            enqueued_at=int(headers.get(storing.ENQUEUED, 0)),
-            failed_at=int(headers.get(storing.FAILED, 0)),
-            worker=headers.get(storing.WORKER, ""),
-            stream=headers.get(storing.STREAM, ""),
-            sequence=int(headers.get(storing.SEQUENCE, 0)),
-            kept=storing.KEPT in headers,
+            queue_name=_text(headers, letter.QUEUE) or "",
+            actor_name=_text(headers, ACTOR),
+            message_id=_text(headers, MESSAGE_ID),
+            reason=headers.get(letter.REASON, ""),
+            exception=_text(headers, letter.EXCEPTION),
+            exception_text=_json_text(headers, letter.EXCEPTION_TEXT),
+            traceback=_json_text(headers, letter.TRACEBACK),
+            attempts=_number(headers, letter.ATTEMPTS),
+            enqueued_at=_number(headers, letter.ENQUEUED),
+            failed_at=_number(headers, letter.FAILED) or entry.timestamp // 1_000_000,
+            worker=_text(headers, letter.WORKER) or "",
+            stream=headers.get(letter.STREAM, ""),
+            sequence=_number(headers, letter.SEQUENCE),
+            kept=letter.KEPT in headers,
             body=entry.body,
             headers=headers,
         )
+
+    @property
+    def part(self) -> str | None:
+        """Which part of a message too large for one letter this is, such as ``"1/2"``; None if it is whole."""
+        return self.headers.get(letter.PART)
+
+
+def _text(headers: Headers, name: str) -> str | None:
+    if name not in headers:
+        return None
+    try:
+        return unquote_text(headers[name])
+    except ValueError:
+        return headers[name]
+
+
+def _json_text(headers: Headers, name: str) -> str | None:
+    if name not in headers:
+        return None
+    try:
+        return str(json.loads(headers[name]))
+    except (ValueError, RecursionError):
+        return headers[name]
+
+
+def _number(headers: Headers, name: str) -> int:
+    value = headers.get(name, "")
+    return int(value) if value.isascii() and value.isdecimal() and len(value) < 20 else 0
 
 
 class DeadLetters:
@@ -229,6 +248,11 @@ class DeadLetters:
         return sum(await asyncio.gather(*(reading.delete(session, stream, entry.number) for entry in entries)))
 
     def _publication(self, queue: Queue, entry: DeadLetter, source: StoredMessage) -> Publication:
+        if entry.part is not None:
+            raise UnsupportedMessage(
+                f"dead letter {entry.number} of queue {entry.queue_name!r} is part {entry.part} of a message that is "
+                "too large to be sent again"
+            )
         fresh = publication(queue.route, queue.payload, _fresh(self._decode(queue, entry, source)))
         return fresh.named(f"requeued.{entry.headers.get(MSG_ID, entry.number)}")
 
@@ -258,4 +282,5 @@ def _own(entry: DeadLetter) -> StoredMessage:
 
 def _fresh(message: Message[Any]) -> Message[Any]:
     options = {name: value for name, value in message.options.items() if name not in SPENT_OPTIONS}
+    Bookkeeping.take_old(options)
     return replace(message, options=options)

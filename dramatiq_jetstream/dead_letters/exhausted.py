@@ -22,7 +22,8 @@ from ..sending import Queue
 from ..settings import WorkQueue
 from ..streams import Limits, Route, StoredMessage, consumer_requirement, limits, reading, stream_requirement
 from ..wire import EXPECTED_LAST_ID, EXPECTED_SEQUENCE, MSG_ID, Origin, Publication
-from .storing import DeadLetterStore, Failure, Reason
+from .letter import Failure, Reason
+from .storing import DeadLetterStore
 
 SUBJECT = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 
@@ -173,7 +174,8 @@ class ExhaustedMessages:
             return
         delivery.record = await self._attempts.recall(session, delivery)
         message, reason, error = self._read(queue, delivery)
-        await self._dead_letter_store.store(session, route, Failure(delivery, message, reason, error))
+        kept = route.settings.keeps_dead_letters
+        await self._dead_letter_store.store(session, route, Failure(delivery, message, reason, error, kept))
         if not route.settings.keeps_dead_letters:
             await reading.delete(session, route.stream, found.sequence)
 
@@ -240,6 +242,9 @@ class _NoLease:
         return
 
     async def confirm(self, delivery: Delivery, answer: bytes) -> None:
+        return
+
+    def drop(self, delivery: Delivery) -> None:
         return
 
 

@@ -1,88 +1,20 @@
-"""Where messages end that cannot be handled: stored and confirmed there before they are removed here."""
+"""Stores dead letters: confirmed there before the message is removed here."""
 
 from __future__ import annotations
 
-import json
+import logging
 import math
-import os
-import socket
-import traceback
-from enum import Enum
-from typing import NamedTuple
+from typing import Any
 
-from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
-from dramatiq.middleware import SkipMessage
 
 from ..client import Connection, Receipt, Session
-from ..deliveries import ActorOptions, Delivery, JetStreamMessage
+from ..deliveries import ActorOptions, JetStreamMessage
+from ..errors import ApiError, BrokerError, MessageTooLarge
 from ..names import Names
 from ..streams import Ensured, Route, dead_letter_config, helper_requirement
-from ..wire import ACTOR, MESSAGE_ID, MSG_ID, TTL, Publication, quote_text
-
-QUEUE = "Dramatiq-Queue"
-REASON = "Dramatiq-Reason"
-EXCEPTION = "Dramatiq-Exception"
-EXCEPTION_TEXT = "Dramatiq-Exception-Text"
-TRACEBACK = "Dramatiq-Traceback"
-ATTEMPTS = "Dramatiq-Attempts"
-ENQUEUED = "Dramatiq-Enqueued"
-FAILED = "Dramatiq-Failed"
-WORKER = "Dramatiq-Worker"
-STREAM = "Dramatiq-Stream"
-SEQUENCE = "Dramatiq-Sequence"
-KEPT = "Dramatiq-Kept"
-
-#: The longest exception text and traceback in characters; an entry must fit beside its message.
-MAX_TEXT = 1_000
-MAX_TRACEBACK = 8_000
-
-_PREFIX = "Dramatiq-"
-
-
-class Reason(str, Enum):
-    """Why a message is a dead letter."""
-
-    RETRIES_EXHAUSTED = "retries exhausted"
-    ATTEMPTS_EXCEEDED = "attempts exceeded"
-    UNDECODABLE = "undecodable"
-    UNKNOWN_ACTOR = "unknown actor"
-    SKIPPED = "skipped by middleware"
-    AGE_LIMIT = "age limit"
-    NOT_RETRIED = "exception that is not retried"
-    HANDOFF_FAILED = "next message could not be enqueued"
-
-
-class Failure(NamedTuple):
-    """A message that could not be handled.
-
-    Parameters:
-      delivery(Delivery): The delivery that ended it.
-      message(JetStreamMessage): The decoded message, if it could be decoded.
-      reason(Reason): Why it ended.
-      error(BaseException): What it ended with, if it was an exception.
-    """
-
-    delivery: Delivery
-    message: JetStreamMessage | None
-    reason: Reason
-    error: BaseException | None
-
-    @property
-    def attempts(self) -> int:
-        """How many attempts were made."""
-        return max(self.message.received_retries if self.message else 0, self.delivery.earlier_attempts) + 1
-
-
-def reason_of(message: JetStreamMessage) -> Reason:
-    """Tell from what dramatiq left on a rejected message why it was rejected."""
-    exception = message._exception
-    if isinstance(exception, SkipMessage):
-        return Reason.AGE_LIMIT if "age limit" in str(exception).lower() else Reason.SKIPPED
-    if exception is None:
-        return Reason.SKIPPED
-    retried = message.options.get("retries", 0) > message.received_retries
-    return Reason.RETRIES_EXHAUSTED if retried else Reason.NOT_RETRIED
+from ..wire import MSG_ID, TTL, Publication, quote_text
+from .letter import QUEUE, REASON, SEQUENCE, STREAM, Failure, Reason, in_parts, letters
 
 
 class DeadLetterStore:
@@ -119,7 +51,7 @@ class DeadLetterStore:
         """Store a dead letter; once, however often it is repeated.
 
         Raises:
-          BrokerConnectionError: If it cannot be stored now.
+          BrokerError: If it cannot be stored now.
         """
         self._connection.call(lambda session: self.store(session, route, failure))
 
@@ -128,73 +60,75 @@ class DeadLetterStore:
         await self._ensured.ensure(session)
 
     async def store(self, session: Session, route: Route, failure: Failure) -> None:
-        """Do what :meth:`store_and_wait` does, on the loop."""
+        """Do what :meth:`store_and_wait` does, on the loop.
+
+        Whatever the message and its error hold, there is a letter: where it cannot be made, or the server
+        refuses it, one with nothing but the body, the reason and the position.
+        """
         actor = failure.message.actor_name if failure.message else ""
         subject = self._names.dead_subject(route.queue_name, actor)
-        headers = _headers(route, failure) | self._ttl_header(failure)
-        publication = _fitting(Publication(subject, failure.delivery.body, headers), session.max_payload)
+        ttl, limit = self._ttl_header(failure), session.max_payload
+        try:
+            await self._publish(session, letters(subject, route, failure, ttl, limit))
+        except BrokerError as error:
+            if not _may_be_the_letters_fault(error):
+                raise
+            await self._store_reduced(session, route, failure, error)
+        except Exception as error:
+            await self._store_reduced(session, route, failure, error)
+        self._log(route, failure)
 
-        async def attempt() -> Receipt:
-            await self._ensured.ensure(session)
-            return await session.store(publication)
+    async def _store_reduced(self, session: Session, route: Route, failure: Failure, error: Exception) -> None:
+        self.logger.error("The dead letter of message %s is reduced: %r", failure.delivery, error)
+        await self._publish(session, in_parts(self._reduced(route, failure), session.max_payload))
 
-        # It was there when this session began; somebody may have deleted it since.
-        await session.persist(attempt, lambda _: self._ensured.forget())
-        self.logger.warning(
-            "Message %s of queue %r is a dead letter: %s.", failure.delivery, route.queue_name, failure.reason.value
-        )
+    def _reduced(self, route: Route, failure: Failure) -> Publication:
+        delivery = failure.delivery
+        headers = {
+            MSG_ID: f"{delivery.identity}.reduced",
+            QUEUE: quote_text(route.queue_name),
+            STREAM: delivery.origin.stream,
+            SEQUENCE: str(delivery.origin.sequence),
+            REASON: failure.reason.value,
+        }
+        return Publication(self._names.dead_subject(route.queue_name, ""), delivery.body, headers)
+
+    async def _publish(self, session: Session, publications: list[Publication]) -> None:
+        for publication in publications:
+
+            async def attempt(publication: Publication = publication) -> Receipt:
+                await self._ensured.ensure(session)
+                return await session.store(publication)
+
+            # It was there when this session began; somebody may have deleted it since.
+            await session.persist(attempt, lambda _: self._ensured.forget())
 
     def _ttl_header(self, failure: Failure) -> dict[str, str]:
         message = failure.message
-        own = self._actor_options.option(message, "dead_message_ttl") if message is not None else None
-        ttl = self._ttl if own is None else own
+        own: Any = self._actor_options.option(message, "dead_message_ttl") if message is not None else None
+        ttl = own if isinstance(own, int) and not isinstance(own, bool) and own >= 0 else self._ttl
         return {TTL: str(math.ceil(ttl / 1000))} if ttl > 0 else {}
 
+    def _log(self, route: Route, failure: Failure) -> None:
+        message = failure.message
+        expected = message is not None and failure.reason is Reason.NOT_RETRIED and self._is_expected(message, failure)
+        self.logger.log(
+            logging.INFO if expected else logging.WARNING,
+            "Message %s of queue %r is a dead letter: %s.",
+            failure.delivery,
+            route.queue_name,
+            failure.reason.value,
+        )
 
-def _fitting(publication: Publication, limit: int) -> Publication:
-    """An entry that the server takes: beside a large message there may be no room for a traceback."""
-    for name in (TRACEBACK, EXCEPTION_TEXT):
-        if publication.size > limit:
-            headers = {key: value for key, value in publication.headers.items() if key != name}
-            publication = publication._replace(headers=headers)
-    return publication
-
-
-def _headers(route: Route, failure: Failure) -> dict[str, str]:
-    headers = {name: value for name, value in failure.delivery.headers.items() if name.startswith(_PREFIX)}
-    headers |= _origin_headers(route, failure.delivery)
-    headers |= {REASON: failure.reason.value, ATTEMPTS: str(failure.attempts)}
-    if failure.message is not None:
-        headers |= {
-            ACTOR: quote_text(failure.message.actor_name),
-            MESSAGE_ID: quote_text(failure.message.message_id),
-            ENQUEUED: str(failure.message.message_timestamp),
-        }
-    headers |= _error_headers(failure.error, failure.message)
-    return headers
+    def _is_expected(self, message: JetStreamMessage, failure: Failure) -> bool:
+        """Whether the actor declares the exception as one that it throws."""
+        throws = self._actor_options.option(message, "throws")
+        try:
+            return throws is not None and isinstance(failure.error, throws)
+        except TypeError:
+            return False
 
 
-def _origin_headers(route: Route, delivery: Delivery) -> dict[str, str]:
-    origin = delivery.origin
-    return {
-        MSG_ID: delivery.identity,
-        QUEUE: quote_text(route.queue_name),
-        STREAM: origin.stream,
-        SEQUENCE: str(origin.sequence),
-        ENQUEUED: str(origin.milliseconds),
-        FAILED: str(current_millis()),
-        WORKER: f"{socket.gethostname()} {os.getpid()}",
-        **({KEPT: "1"} if route.settings.keeps_dead_letters else {}),
-    }
-
-
-def _error_headers(error: BaseException | None, message: JetStreamMessage | None) -> dict[str, str]:
-    headers = {}
-    trace = message.options.get("traceback") if message else None
-    if error is not None:
-        headers[EXCEPTION] = f"{type(error).__module__}.{type(error).__qualname__}"
-        headers[EXCEPTION_TEXT] = json.dumps(str(error)[:MAX_TEXT])
-        trace = trace or "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    if trace:
-        headers[TRACEBACK] = json.dumps(str(trace)[-MAX_TRACEBACK:])
-    return headers
+def _may_be_the_letters_fault(error: BrokerError) -> bool:
+    """Whether another letter may be stored where this one was not: it is too large, or a header is refused."""
+    return isinstance(error, (ApiError, MessageTooLarge))

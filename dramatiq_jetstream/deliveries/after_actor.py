@@ -8,10 +8,18 @@ from typing import Any
 from dramatiq import Broker
 from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
 
+from ..errors import BatchFailed, DelayNotSupported, MessageTooLarge, UnsupportedMessage
 from .delivery import JetStreamMessage
 
 #: Middleware that hands work on after an actor ran; if it fails, the message must come back.
 HANDING_ON = (Retries, Pipelines, GroupCallbacks)
+
+#: Errors of a hook that another run of the actor would meet again: what is handed on is too large, cannot be
+#: written down, or asks for what its queue cannot do.
+PERMANENT = (
+    *(MessageTooLarge, UnsupportedMessage, DelayNotSupported),
+    *(TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, AssertionError),
+)
 
 
 class AfterActorHooks(threading.local):
@@ -21,6 +29,13 @@ class AfterActorHooks(threading.local):
 
 
 after_actor_hooks = AfterActorHooks()
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether what failed in a hook fails again, however often it is repeated."""
+    if isinstance(error, BatchFailed):
+        return all(is_permanent(failure.error) for failure in error.failures)
+    return isinstance(error, PERMANENT)
 
 
 def run_after_actor_hooks(broker: Broker, message: JetStreamMessage, **kwargs: Any) -> None:

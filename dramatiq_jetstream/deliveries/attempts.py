@@ -6,6 +6,8 @@ Nothing here is needed for safety: without a record the attempt runs all the sam
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +16,12 @@ from dramatiq.logging import get_logger
 from dramatiq.message import get_encoder
 
 from ..client import OutboxItem, Session, publish_command
-from ..errors import BrokerError
+from ..errors import BrokerError, text_of
 from ..names import Names, escape
 from ..streams import StoredMessage, bucket_config, helper_requirement, reading
-from ..wire import TTL
-from .delivery import AttemptRecord, Delivery
+from ..wire import STATE, TTL, Headers, quote_text, unquote_text
+from .bookkeeping import Bookkeeping
+from .delivery import MAX_DELAY, AttemptRecord, Delivery, cut_text
 
 #: Milliseconds that a record outlives the delay before the next delivery.
 GRACE = 86_400_000
@@ -26,8 +29,19 @@ GRACE = 86_400_000
 #: Seconds to wait for a record before the message is delivered without it.
 RECALL_TIMEOUT = 2.0
 
+#: The largest value of one option that is remembered, in bytes of JSON.  A longer text is cut; another value that is
+#: larger is left out.  dramatiq keeps a traceback there, which holds the exception's whole text.
+MAX_OPTION = 32 * 1024
+
+#: The largest record, in bytes of JSON.
+MAX_RECORD = 256 * 1024
+
 ATTEMPT = "Dramatiq-Attempt"
 RETURNED = "Dramatiq-Returned"
+REMOVED = "Dramatiq-Removed"
+
+#: In records of earlier versions, the option that named those that an attempt removed.
+_OLD_REMOVED = "removed_options"
 
 
 class AttemptRecords:
@@ -51,33 +65,38 @@ class AttemptRecords:
         except BrokerError as error:
             self.logger.warning("Retries will not see what earlier attempts left in their options: %s", error)
 
-    def remember(
-        self, session: Session, delivery: Delivery, options: dict[str, Any], delay: int, returned: int
-    ) -> None:
-        """Record how a delivery ended; sent without waiting."""
+    def remember(self, session: Session, delivery: Delivery, record: AttemptRecord, delay: float) -> None:
+        """Record how a delivery ended; sent without waiting.
+
+        Parameters:
+          session(Session): The live connection.
+          delivery(Delivery): The delivery.
+          record(AttemptRecord): What is to be remembered of it.
+          delay(float): The milliseconds until the next delivery.
+        """
         headers = {
-            TTL: str((delay + GRACE) // 1000),
-            ATTEMPT: str(delivery.origin.deliveries),
-            RETURNED: str(returned),
+            TTL: str(max(math.ceil((min(delay, MAX_DELAY) + GRACE) / 1000), 1)),
+            ATTEMPT: str(record.attempt),
+            RETURNED: str(record.returned),
+            STATE: record.bookkeeping.header or "{}",
         }
-        command = publish_command(self._subject(delivery), self._encode(options), headers=headers)
-        if len(command) > session.max_payload:
-            self.logger.warning("The options of message %s are too large to be kept for its next attempt.", delivery)
-            command = publish_command(self._subject(delivery), b"", headers=headers)
-        session.outbox.send(OutboxItem(command))
+        if record.removed:
+            headers[REMOVED] = quote_text(json.dumps(record.removed))[:MAX_OPTION]
+        body = self._encode(delivery, record.options)
+        session.outbox.send(OutboxItem(publish_command(self._subject(delivery), body, headers=headers)))
 
     async def recall(self, session: Session, delivery: Delivery) -> AttemptRecord | None:
-        """Look up what is remembered of a message, if anything is."""
+        """Look up what is remembered of a message, if anything is; never raises."""
         subject = f"{session.api}.DIRECT.GET.KV_{self.bucket}.{self._subject(delivery)}"
         try:
             found = await session.ask(subject, b"", None, RECALL_TIMEOUT)
+            headers = found.headers or {}
+            return self._read(headers, found.data) if ATTEMPT in headers else None
         except BrokerError as error:
             self.logger.debug("No record of %s: %s", delivery, error)
-            return None
-        headers = found.headers or {}
-        if ATTEMPT not in headers:
-            return None
-        return AttemptRecord(int(headers[ATTEMPT]), int(headers[RETURNED]), self._decode(found.data))
+        except Exception:
+            self.logger.exception("The record of message %s cannot be read; it is delivered without it.", delivery)
+        return None
 
     async def count_waiting(self, session: Session, stream: str, held: Sequence[StoredMessage]) -> int:
         """How many of a stream's messages wait for a retry, to the second; at most 1,024 can be asked about."""
@@ -93,15 +112,42 @@ class AttemptRecords:
     def _subject_of(self, stream: str, sequence: int, timestamp: int) -> str:
         return f"$KV.{self.bucket}.{escape(stream)}.{sequence}.{timestamp}"
 
-    def _encode(self, options: dict[str, Any]) -> bytes:
-        try:
-            return get_encoder().encode(options)
-        except Exception as error:
-            self.logger.warning("An option that cannot be encoded is not kept for the next attempt: %s", error)
-            return b""
+    def _read(self, headers: Headers, body: bytes) -> AttemptRecord:
+        options = dict(get_encoder().decode(body)) if body else {}
+        removed: Any = json.loads(unquote_text(headers[REMOVED])) if REMOVED in headers else ()
+        if STATE in headers:
+            bookkeeping = Bookkeeping.read(headers)
+        else:
+            removed = options.pop(_OLD_REMOVED, ())
+            bookkeeping = Bookkeeping.of_old_record(options)
+        names = [name for name in removed if isinstance(name, str)] if isinstance(removed, (list, tuple)) else []
+        return AttemptRecord(int(headers[ATTEMPT]), int(headers.get(RETURNED, 0)), options, names, bookkeeping)
 
-    def _decode(self, data: bytes) -> dict[str, Any]:
-        return dict(get_encoder().decode(data)) if data else {}
+    def _encode(self, delivery: Delivery, options: dict[str, Any]) -> bytes:
+        kept: dict[str, Any] = {}
+        size = 0
+        for name, value in options.items():
+            fitting, length = self._fit(delivery, name, value)
+            size += length
+            if length and size <= MAX_RECORD:
+                kept[name] = fitting
+        return get_encoder().encode(kept) if kept else b""
+
+    def _fit(self, delivery: Delivery, name: str, value: Any) -> tuple[Any, int]:
+        """A value as it is remembered, and its length in bytes; 0 if it cannot be."""
+        if isinstance(value, str) and len(value) > MAX_OPTION // 6:
+            # The end of a traceback says more than its beginning.
+            value = cut_text(value, MAX_OPTION // 6)
+        try:
+            length = len(get_encoder().encode({name: value}))
+        except Exception as error:
+            reason = text_of(error)
+        else:
+            if length <= MAX_OPTION:
+                return value, length
+            reason = f"it takes {length} bytes"
+        self.logger.warning("Option %r of message %s is not kept for its next attempt: %s", name, delivery, reason)
+        return None, 0
 
 
 def _due(record: StoredMessage) -> int:

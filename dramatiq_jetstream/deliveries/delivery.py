@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 from dramatiq import Message, MessageProxy
 
 from ..client import OnReconnect, OutboxItem, parse_headers, publish_command
 from ..streams import Limits
-from ..wire import SCHEDULER, Headers, Origin, deliveries_of, quote_text
+from ..wire import SCHEDULER, STATE, Headers, Origin, deliveries_of, quote_text
+from .bookkeeping import Bookkeeping
 
 ACK = b"+ACK"
 NAK = b"-NAK"
@@ -23,17 +26,22 @@ PROGRESS = b"+WPI"
 #: reported again anyway.
 _ON_RECONNECT = {ACK: OnReconnect.SEND_AGAIN, PROGRESS: OnReconnect.DROP}
 
-#: In a record of options: the names of those that an attempt removed.
-REMOVED = "removed_options"
+
+#: The longest delay of a negative acknowledgement, in milliseconds: a hundred years.  The server counts
+#: nanoseconds in 64 bits, and takes what is no whole number for no delay at all.
+MAX_DELAY = 36_525 * 86_400_000
 
 
-def nak(delay: int) -> bytes:
+def nak(delay: float) -> bytes:
     """A negative acknowledgement that asks for redelivery after so many milliseconds."""
-    return NAK + b" " + json.dumps({"delay": delay * 1_000_000}).encode() if delay > 0 else NAK
+    if not delay > 0:
+        return NAK
+    return NAK + b" " + json.dumps({"delay": math.ceil(min(delay, MAX_DELAY)) * 1_000_000}).encode()
 
 
-#: The option by which a copy names the message that it continues.
-ORIGIN = "origin"
+def cut_text(text: str, length: int) -> str:
+    """A text of so many characters at most: the end of a longer one."""
+    return text if len(text) <= length else f"… {text[-length + 2 :]}"
 
 
 class AttemptRecord(NamedTuple):
@@ -42,12 +50,16 @@ class AttemptRecord(NamedTuple):
     Parameters:
       attempt(int): The delivery that wrote it.
       returned(int): How many deliveries were given back unused and are not counted.
-      options(dict): What attempts so far changed in the message's options.
+      options(dict): What attempts so far added to the message's options, or changed in them.
+      removed(Sequence[str]): The options that attempts so far removed.
+      bookkeeping(Bookkeeping): What this package remembers besides.
     """
 
     attempt: int
     returned: int
     options: dict[str, Any]
+    removed: Sequence[str] = ()
+    bookkeeping: Bookkeeping = Bookkeeping()
 
 
 class LeaseKeeper(Protocol):
@@ -61,6 +73,9 @@ class LeaseKeeper(Protocol):
     async def confirm(self, delivery: Delivery, answer: bytes) -> None:
         """Do the same and wait for the server's word; on the loop."""
 
+    def drop(self, delivery: Delivery) -> None:
+        """Let go of the message without an answer; from any thread."""
+
 
 class Delivery:
     """One delivery of one message, held until it is answered.
@@ -69,7 +84,7 @@ class Delivery:
       reply(str): The subject that acknowledges it.
       body(bytes): The message's body.
       headers(Mapping | bytes): The message's headers, or the block that they are to be read from.
-      holder(LeaseKeeper): Who keeps its lease.
+      lease_keeper(LeaseKeeper): Who keeps its lease.
       origin(Origin): Where it stands.  Read from the reply subject by default.
     """
 
@@ -109,6 +124,13 @@ class Delivery:
         if isinstance(self._headers, bytes) and SCHEDULER.encode() not in self._headers:
             return False
         return SCHEDULER in self.headers
+
+    @property
+    def bookkeeping(self) -> Bookkeeping:
+        """What its message's header says that this package remembers."""
+        if isinstance(self._headers, bytes) and STATE.encode() not in self._headers:
+            return Bookkeeping()
+        return Bookkeeping.read(self.headers)
 
     @property
     def lease_ends(self) -> float | None:
@@ -154,6 +176,11 @@ class Delivery:
             self.lease_keeper.settle(self, answer)
             self.finish()
 
+    def drop(self) -> None:
+        """Let its lease end without an answer: the server delivers it again after ack_wait."""
+        self.finish()
+        self.lease_keeper.drop(self)
+
     def finish(self) -> None:
         """Note that the server has been, or is being, answered."""
         self.settled = True
@@ -190,13 +217,21 @@ class JetStreamMessage(MessageProxy):
     def __init__(self, message: Message[Any], delivery: Delivery) -> None:
         super().__init__(message)
         self.delivery = delivery
+        self.bookkeeping = delivery.bookkeeping
+        if self.bookkeeping.origin is None and message.options:
+            self.bookkeeping = Bookkeeping.take_old(message.options)
         self.received_options = copy.deepcopy(message.options) if message.options else {}
 
     @property
     def identity(self) -> str:
         """What tells this message from every other, whenever it is delivered again, as a copy too."""
-        origin: str = self.options.get(ORIGIN) or self.delivery.identity
-        return origin
+        return self.bookkeeping.origin or self.delivery.identity
+
+    @property
+    def counted_handoffs(self) -> int:
+        """How often it came back before; not what an answer that dramatiq repeats has counted already."""
+        record = self.delivery.record
+        return (record.bookkeeping if record is not None else self.delivery.bookkeeping).handoffs
 
     @property
     def redelivered(self) -> bool:
@@ -223,24 +258,30 @@ class JetStreamMessage(MessageProxy):
         self._successors[message_id] += 1
         return quote_text(f"{self.identity}>{message_id}>{self._successors[message_id]}")
 
+    @property
     def changed_options(self) -> dict[str, Any]:
-        """The options that attempts so far added, changed or removed; the count of retries is the server's."""
+        """The options that attempts so far added or changed; the count of retries is the server's."""
         missing = object()
-        changed = {
+        return {
             name: value
             for name, value in self.options.items()
             if name != "retries" and self.received_options.get(name, missing) != value
         }
-        removed = sorted(self.received_options.keys() - self.options.keys())
-        return changed | {REMOVED: removed} if removed else changed
+
+    @property
+    def removed_options(self) -> list[str]:
+        """The options that attempts so far removed."""
+        return sorted(self.received_options.keys() - self.options.keys())
 
     def recover(self) -> None:
         """Put the options as the last attempt left them, and count attempts as the server does."""
         retries = self.options.get("retries", 0) + self.delivery.earlier_attempts
-        if self.delivery.record is not None:
-            self.options.update(self.delivery.record.options)
-            for name in self.options.pop(REMOVED, ()):
+        record = self.delivery.record
+        if record is not None:
+            self.options.update(record.options)
+            for name in record.removed:
                 self.options.pop(name, None)
+            self.bookkeeping = replace(record.bookkeeping, origin=self.bookkeeping.origin)
         if retries:
             self.options["retries"] = retries
         self.received_retries = retries

@@ -19,7 +19,7 @@ from dramatiq.logging import get_logger
 from ..client import DESCRIPTION, STATUS, OutboxItem, Session, parse_headers, publish_command
 from ..errors import BrokerError
 from ..streams import Limits, Route
-from .delivery import PROGRESS, AttemptRecord, Delivery
+from .delivery import PROGRESS, AttemptRecord, Delivery, nak
 from .prefetch import Prefetch
 
 #: Seconds between the server's signs of life while a pull request waits.
@@ -33,6 +33,9 @@ EXPIRES = 30.0
 
 #: The longest pause, in milliseconds, between attempts to resume after an error.
 MAX_PAUSE = 10_000
+
+#: Milliseconds until a message is delivered again that could not be passed on.
+RETURN_DELAY = 5_000
 
 _ACK_PREFIX = b"$JS.ACK."
 _PENDING = "Nats-Pending-Messages"
@@ -133,6 +136,10 @@ class Puller:
         self._held.pop(delivery.reply, None)
         self._refill_soon()
 
+    def drop(self, delivery: Delivery) -> None:
+        """Let go of a message without an answer; from any thread."""
+        self._held.pop(delivery.reply, None)
+
     async def _open(self) -> None:
         self.limits = await self._prepare(self.session, self.route)
         self._inbox, self._subscription = await self.session.receive(self._on_message)
@@ -174,6 +181,20 @@ class Puller:
         delivery = Delivery(reply.decode(), body, headers, self)
         self._held[delivery.reply] = delivery
         self._received += 1
+        try:
+            self._pass_on(delivery)
+        except Exception:
+            # Held on to, it would keep its lease and its slot for ever.
+            self.logger.critical(
+                "Message %s of queue %r could not be passed on; it is delivered again in %d s.",
+                delivery,
+                self.route.queue_name,
+                RETURN_DELAY // 1000,
+                exc_info=True,
+            )
+            delivery.settle(nak(RETURN_DELAY))
+
+    def _pass_on(self, delivery: Delivery) -> None:
         if delivery.redelivered:
             task = self.session.supervisor.once(f"recall of message {delivery}", self._deliver_again(delivery))
             self._recalling.add(task)
@@ -248,6 +269,9 @@ class Puller:
                 self.logger.debug("No heartbeat for %.1f s; pulling again.", SILENCE)
                 self._requested = 0
                 self._interrupt(None)
+            else:
+                # Whoever let go of a message may have been interrupted before it said so.
+                self._refill()
 
     async def _renew(self) -> None:
         """Tell the server, three times per ack_wait, that what is held is still being worked on."""
@@ -255,10 +279,23 @@ class Puller:
             await asyncio.sleep(max(self.limits.ack_wait / 3000, 0.05))
             now = time.monotonic()
             for delivery in list(self._held.values()):
-                ends = delivery.lease_ends
-                if ends is None or ends > now:
+                if self._keeps_lease(delivery, now):
                     self.session.outbox.send(delivery.item(PROGRESS))
+
+    def _keeps_lease(self, delivery: Delivery, now: float) -> bool:
+        try:
+            ends = delivery.lease_ends
+        except Exception:
+            # One message's odd time limit must not end the leases of the others.
+            self.logger.exception("The lease of message %s is renewed without a limit.", delivery)
+            delivery.start_clock(_no_limit)
+            return True
+        return ends is None or ends > now
 
     def _end_renewal(self) -> None:
         if self._stopped and not self._held and self._renewing is not None:
             self._renewing.cancel()
+
+
+def _no_limit() -> None:
+    return None

@@ -24,10 +24,6 @@ _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "group_completion_callbacks": (list,),
     "throws": (type, tuple),
     "dead_message_ttl": (int,),
-    "handoff_failures": (int,),
-    "unknown_actor_since": (int,),
-    "not_before": (int,),
-    "origin": (str,),
 }
 
 #: Options of which infinity is a value.

@@ -24,6 +24,8 @@ ACTOR = "Dramatiq-Actor"
 MESSAGE_ID = "Dramatiq-Message-Id"
 OPTIONS = "Dramatiq-Options"
 TIMESTAMP = "Dramatiq-Timestamp"
+#: This package's own bookkeeping of a message, apart from the application's options.
+STATE = "Dramatiq-State"
 
 
 def quote_text(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from queue import Empty
 
 from dramatiq import Consumer, MessageProxy
@@ -10,17 +11,14 @@ from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
 from ..client import Buffer, is_green
-from ..deliveries import Delivery, JetStreamMessage, Puller, nak
-from ..errors import BrokerError
+from ..deliveries import Delivery, JetStreamMessage, Puller
+from ..errors import BrokerConnectionError
 from ..wire import PayloadFormat
 from .dramatiq_internals import current_consumer_thread, hand_over, takes
 from .handling import QueueHandling
 
 #: Bytes up to which a message is decoded on the loop.
 SMALL = 16 * 1024
-
-#: Milliseconds until a message comes back that could not be taken care of.
-RETRY_DELAY = 5_000
 
 
 class JetStreamConsumer(Consumer):
@@ -78,11 +76,11 @@ class JetStreamConsumer(Consumer):
         """
         mine = _own(message)
         if mine.hook_error is not None:
-            self._handling.come_back(mine)
+            self._answer(mine, self._handling.come_back)
         elif mine.retry_delay is not None:
-            self._handling.retry(mine, mine.retry_delay)
+            self._answer(mine, partial(self._handling.retry, delay=mine.retry_delay))
         else:
-            self._handling.acknowledge(mine)
+            self._answer(mine, self._handling.acknowledge)
 
     def nack(self, message: MessageProxy) -> None:
         """Move a message to the dead letters, or wherever its queue's settings say.
@@ -91,10 +89,7 @@ class JetStreamConsumer(Consumer):
           BrokerConnectionError: If the server cannot be told now; dramatiq tries again.
         """
         mine = _own(message)
-        if mine.hook_error is not None:
-            self._handling.come_back(mine)
-        else:
-            self._handling.reject(mine)
+        self._answer(mine, self._handling.reject if mine.hook_error is None else self._handling.come_back)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Put messages that did not run back into the queue at once, their attempts not spent."""
@@ -138,13 +133,22 @@ class JetStreamConsumer(Consumer):
         return message if not message.options and self._handling.knows(message) else None
 
     def _receive(self, delivery: Delivery) -> JetStreamMessage | None:
+        message = None
         try:
             message = self._decode(delivery)
             return message if message and self._handling.admit(message) else None
-        except BrokerError as error:
-            self.logger.error("Message %s stays in the queue for now: %s", delivery, error)
-            delivery.settle(nak(RETRY_DELAY))
+        except Exception as error:
+            self._handling.unhandled(delivery, error, message)
             return None
+
+    def _answer(self, message: JetStreamMessage, step: Callable[[JetStreamMessage], None]) -> None:
+        try:
+            step(message)
+        except BrokerConnectionError:
+            # dramatiq tries again.
+            raise
+        except Exception as error:
+            self._handling.unhandled(message.delivery, error, message)
 
     def _decode(self, delivery: Delivery) -> JetStreamMessage | None:
         try:

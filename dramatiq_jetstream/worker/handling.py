@@ -1,9 +1,13 @@
-"""What becomes of a delivered message, as named steps: admit, acknowledge, retry, reject, give back."""
+"""What becomes of a delivered message, as named steps: admit, acknowledge, retry, reject, give back.
+
+Whatever is raised on the way, a delivery gets an answer: a message that cannot be handled ends as a dead letter,
+and where that cannot be stored it is given back with a growing delay.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import replace
 
 from dramatiq.common import compute_backoff, current_millis
 from dramatiq.errors import ActorNotFound, DecodeError
@@ -11,11 +15,12 @@ from dramatiq.logging import get_logger
 
 from ..client import Connection
 from ..dead_letters import DeadLetterStore, Failure, Reason, reason_of
-from ..deliveries import ACK, ActorOptions, Delivery, JetStreamMessage
-from ..errors import BrokerConnectionError, BrokerError
+from ..deliveries import ACK, MAX_DELAY, ActorOptions, Delivery, JetStreamMessage, is_permanent, nak
+from ..errors import BrokerConnectionError, BrokerError, text_of
 from ..streams import Route
 from ..wire import PayloadFormat
-from .redelivery import Redelivery
+from .dramatiq_internals import exception_of
+from .redelivery import Redelivery, is_deliverable
 
 #: Milliseconds before the first repetition of a message that could not be handled, doubled each
 #: time, and their limit.  Five tries of the walkthrough's queue take well under a minute.
@@ -25,11 +30,13 @@ MAX_BACKOFF = 10_000
 #: How often a message comes back because a hook could not hand its work on.
 MAX_HANDOFFS = 10
 
-#: The option that counts those times.
-HANDOFFS = "handoff_failures"
+#: How often a message is delivered whose queue sets no limit, and whose actor sets none that is known.
+DEFAULT_DELIVERIES = 21
 
-#: The option that says since when, in UNIX milliseconds, no worker was found that knows the actor.
-UNKNOWN_SINCE = "unknown_actor_since"
+#: Milliseconds until a message comes back that could neither be handled nor made a dead letter, doubled each time,
+#: and their limit.
+MIN_GIVE_BACK = 5_000
+MAX_GIVE_BACK = 600_000
 
 
 class QueueHandling:
@@ -70,16 +77,21 @@ class QueueHandling:
 
     def admit(self, message: JetStreamMessage) -> bool:
         """Whether a message may run here; one that may not is taken care of."""
-        if message.redelivered or message.options:
+        if message.redelivered or message.options or message.bookkeeping.origin:
             self._recover(message)
             if self._redelivery.hold_back(message):
                 return False
         if not self._actor_options.knows(message.actor_name):
             self._wait_for_actor(message)
             return False
+        if message.bookkeeping.unknown_since:
+            message.bookkeeping = replace(message.bookkeeping, unknown_since=0)
         if message.received_retries and self._is_beyond_limit(message):
-            self._dead_letter(message, Reason.ATTEMPTS_EXCEEDED, None)
-            return False
+            if message.delivery.record is not None or not message.redelivered:
+                self._dead_letter(message, Reason.ATTEMPTS_EXCEEDED, None)
+                return False
+            # Nobody can say whether it ever ran: it may have been handed back, and the record of that be lost.
+            self._redelivery.note_start(message)
         if message.was_delayed:
             self._on_delayed(message)
         return True
@@ -89,9 +101,31 @@ class QueueHandling:
         return self._actor_options.knows(message.actor_name)
 
     def undecodable(self, delivery: Delivery, error: DecodeError) -> None:
-        """Take care of a message that is none."""
-        self.logger.error("Message %s of queue %r: %s", delivery, self._route.queue_name, error)
+        """Take care of an undecodable message."""
+        self.logger.error("Message %s of queue %r: %s", delivery, self._route.queue_name, text_of(error))
         self._fail(Failure(delivery, None, Reason.UNDECODABLE, error))
+
+    def unhandled(self, delivery: Delivery, error: Exception, message: JetStreamMessage | None = None) -> None:
+        """Take care of a message whose handling failed; never raises.
+
+        Parameters:
+          delivery(Delivery): The delivery.
+          error(Exception): What its handling failed with.
+          message(JetStreamMessage): The message, if it was decoded.
+        """
+        try:
+            if isinstance(error, BrokerError):
+                self._give_back_later(delivery, error)
+                return
+            self.logger.critical(
+                "Message %s of queue %r could not be handled; it becomes a dead letter.",
+                delivery,
+                self._route.queue_name,
+                exc_info=error,
+            )
+            self._fail(Failure(delivery, message, Reason.UNHANDLED, error))
+        except Exception as failure:
+            self._give_back_later(delivery, failure)
 
     def acknowledge(self, message: JetStreamMessage) -> None:
         """Remove a message that is done."""
@@ -102,88 +136,117 @@ class QueueHandling:
         else:
             delivery.settle(ACK)
 
-    def retry(self, message: JetStreamMessage, delay: int) -> None:
+    def retry(self, message: JetStreamMessage, delay: float) -> None:
         """Have a message delivered again later."""
-        if self._route.settings.bound and _is_last(message.delivery):
-            self._dead_letter(message, Reason.RETRIES_EXHAUSTED, message._exception)
+        if self._route.settings.bound and not is_deliverable(message.delivery):
+            self._dead_letter(message, Reason.RETRIES_EXHAUSTED, exception_of(message))
         else:
             self._again(message, delay, spent=True)
 
     def come_back(self, message: JetStreamMessage) -> None:
         """Have a message delivered again because a hook could not hand its work on."""
-        failures = _earlier_handoffs(message) + 1
-        message.options[HANDOFFS] = failures
-        if failures > MAX_HANDOFFS:
-            self._dead_letter(message, Reason.HANDOFF_FAILED, message.hook_error)
+        error = message.hook_error
+        failures = message.counted_handoffs + 1
+        if error is not None and is_permanent(error):
+            self.logger.error("What follows message %s can never be enqueued: %s", message.delivery, text_of(error))
+            self._dead_letter(message, Reason.HANDOFF_FAILED, error)
             return
-        self.logger.error("Message %s comes back, for what follows it failed: %s", message.delivery, message.hook_error)
+        message.bookkeeping = replace(message.bookkeeping, handoffs=failures)
+        if failures > MAX_HANDOFFS:
+            self._dead_letter(message, Reason.HANDOFF_FAILED, error)
+            return
         message.options["retries"] = message.received_retries
         _, delay = compute_backoff(failures - 1, factor=MIN_BACKOFF, max_backoff=MAX_BACKOFF)
+        self.logger.error(
+            "What follows message %s could not be enqueued; the message runs again in %.1f s: %s",
+            message.delivery,
+            delay / 1000,
+            text_of(error) if error is not None else "",
+        )
         self._again(message, delay, spent=False)
 
     def reject(self, message: JetStreamMessage) -> None:
         """Dead-letter a message."""
-        try:
-            self._dead_letter(message, reason_of(message), message._exception)
-        except BrokerConnectionError:
-            raise
-        except BrokerError as error:
-            # dramatiq would report a bug of its own and forget the message.
-            self.logger.error("Message %s stays in its queue, out of attempts: %s", message.delivery, error)
-            self._redelivery.redeliver(message.delivery, MAX_BACKOFF, message.changed_options(), spent=True)
+        error = exception_of(message)
+        self._dead_letter(message, reason_of(message, error), error)
 
     def give_back(self, deliveries: Iterable[Delivery]) -> None:
-        """Return messages that did not run, without spending an attempt."""
+        """Return messages that did not run, without spending an attempt; never raises."""
         unreachable: BrokerConnectionError | None = None
         for delivery in deliveries:
             try:
                 if unreachable is not None:
                     # One timeout is enough for all.
                     raise unreachable
-                message = JetStreamMessage(self._decode(delivery), delivery)
-                self._recover(message)
-                self._redelivery.again(message, 0, spent=False)
-            except DecodeError:
-                self._redelivery.redeliver(delivery, 0, {}, spent=False)
-            except BrokerError as error:
+                self._return(delivery)
+            except Exception as error:
                 # Raised on, it would end the shutdown, and with it what still runs.
-                self.logger.warning("Message %s is back in its queue only after ack_wait: %s", delivery, error)
+                self.logger.warning("Message %s is back in its queue only after ack_wait: %r", delivery, error)
                 unreachable = error if isinstance(error, BrokerConnectionError) else None
+                delivery.drop()
 
-    def _again(self, message: JetStreamMessage, delay: int, *, spent: bool) -> None:
+    def _return(self, delivery: Delivery) -> None:
+        try:
+            message = JetStreamMessage(self._payload.decode(delivery), delivery)
+            self._recover(message)
+            self._redelivery.again(message, 0, spent=False)
+        except BrokerConnectionError:
+            raise
+        except Exception as error:
+            self.logger.debug("Message %s is given back as it is: %r", delivery, error)
+            self._redelivery.redeliver_unread(delivery, 0)
+
+    def _give_back_later(self, delivery: Delivery, error: Exception) -> None:
+        """Return a message that could neither be handled nor made a dead letter, with a growing delay."""
+        _, pause = compute_backoff(
+            min(delivery.origin.deliveries - 1, 10), factor=MIN_GIVE_BACK, max_backoff=MAX_GIVE_BACK, jitter=False
+        )
+        self.logger.critical(
+            "Message %s of queue %r stays in the queue and is delivered again in %.0f s: %s",
+            delivery,
+            self._route.queue_name,
+            pause / 1000,
+            text_of(error),
+        )
+        try:
+            delivery.settle(nak(pause))
+        except Exception as failure:
+            # Its lease ends, and the server delivers it again.
+            self.logger.debug("Message %s could not be given back: %r", delivery, failure)
+            delivery.drop()
+
+    def _again(self, message: JetStreamMessage, delay: float, *, spent: bool) -> None:
         try:
             self._redelivery.again(message, delay, spent=spent)
         except BrokerConnectionError:
             raise
         except BrokerError as error:
             self.logger.error("Message %s cannot be tried again: %s", message.delivery, error)
-            self._dead_letter(message, Reason.HANDOFF_FAILED, message._exception or error)
+            self._dead_letter(message, Reason.HANDOFF_FAILED, exception_of(message) or error)
 
     def _is_beyond_limit(self, message: JetStreamMessage) -> bool:
         limit = self._actor_options.max_retries(message)
         return limit is not None and message.received_retries > limit
-
-    def _decode(self, delivery: Delivery) -> Any:
-        return self._payload.decode(delivery)
 
     def _recover(self, message: JetStreamMessage) -> None:
         message.recover()
         if message.delivery.crashed:
             self.logger.warning(
                 "Message %s of queue %r was delivered before, and its worker did not say how that ended: it was killed "
-                "or cut off.",
+                "or cut off, perhaps by another message that it held. That counts as an attempt.",
                 message.delivery,
                 self._route.queue_name,
             )
 
     def _wait_for_actor(self, message: JetStreamMessage) -> None:
         delivery, bound, now = message.delivery, self._route.settings.bound, current_millis()
-        waited = now - min(message.options.get(UNKNOWN_SINCE, now), now)
-        message.options[UNKNOWN_SINCE] = now - waited
+        since = message.bookkeeping.unknown_since or now
+        waited = max(now - since, 0)
+        message.bookkeeping = replace(message.bookkeeping, unknown_since=now - waited)
         if (
             self._route.settings.keeps_dead_letters
             or waited >= self._unknown_actor_grace
-            or (bound and _is_last(delivery))
+            or (bound and not is_deliverable(delivery))
         ):
             self.logger.error("No worker knows the actor %r of message %s.", message.actor_name, delivery)
             self._dead_letter(message, Reason.UNKNOWN_ACTOR, ActorNotFound(message.actor_name))
@@ -194,7 +257,7 @@ class QueueHandling:
         )
         delay = min(max(waited, MIN_BACKOFF), MAX_BACKOFF)
         if bound:
-            self._redelivery.redeliver(delivery, delay, message.changed_options(), spent=False)
+            self._redelivery.redeliver(message, delay, spent=False)
         else:
             self._redelivery.copy(message, delay)
 
@@ -202,30 +265,48 @@ class QueueHandling:
         self._fail(Failure(message.delivery, message, reason, error))
 
     def _fail(self, failure: Failure) -> None:
-        if self._route.settings.keeps_dead_letters:
-            self._keep(failure)
-        else:
+        # What was acknowledged early is no longer in its stream.
+        if self._route.settings.keeps_dead_letters and not failure.delivery.settled:
+            self._keep(failure._replace(kept=True))
+            return
+        try:
             self._dead_letter_store.store_and_wait(self._route, failure)
+        except BrokerConnectionError:
+            raise
+        except Exception as error:
+            # dramatiq would report a bug of its own and forget the message.
+            self._give_back_later(failure.delivery, error)
+        else:
             failure.delivery.settle(ACK)
 
     def _keep(self, failure: Failure) -> None:
         """Use up the attempts of a message that stays in its stream, and point at it after the last."""
-        delivery = failure.delivery
+        delivery, allowed = failure.delivery, self._allowed_deliveries(failure)
         self.logger.warning(
-            "Message %s of queue %r failed, attempt %d of %s: %s",
+            "Message %s of queue %r failed, attempt %d of %d: %s",
             delivery,
             self._route.queue_name,
             delivery.origin.deliveries,
-            delivery.lease_keeper.limits.max_deliver or "any number",
-            failure.reason.value if failure.error is None else f"{type(failure.error).__name__}: {failure.error}",
+            allowed,
+            _described(failure),
         )
-        delay = _backoff(delivery)
-        if _is_last(delivery):
-            # The server notices on its next attempt to deliver it, which need not wait.
-            delay = 0
+        delay: float = _backoff(delivery)
+        if delivery.origin.deliveries >= allowed:
+            # The server notices on its next attempt to deliver it, which need not wait; where it sets no limit,
+            # there shall be no such attempt.
+            delay = MAX_DELAY if is_deliverable(delivery) else 0
             self._point_at(failure)
-        options = failure.message.changed_options() if failure.message else {}
-        self._redelivery.redeliver(delivery, delay, options, spent=True)
+        if failure.message is not None:
+            self._redelivery.redeliver(failure.message, delay, spent=True)
+        else:
+            delivery.settle(nak(delay))
+
+    def _allowed_deliveries(self, failure: Failure) -> int:
+        limit = failure.delivery.lease_keeper.limits.max_deliver
+        if limit is not None:
+            return limit
+        retries = self._actor_options.max_retries(failure.message) if failure.message is not None else None
+        return DEFAULT_DELIVERIES if retries is None else retries + 1
 
     def _point_at(self, failure: Failure) -> None:
         try:
@@ -235,17 +316,9 @@ class QueueHandling:
             self.logger.warning("No dead letter points at message %s: %s", failure.delivery, error)
 
 
-def _earlier_handoffs(message: JetStreamMessage) -> int:
-    """How often it came back before; not what an answer that dramatiq repeats has counted already."""
-    record = message.delivery.record
-    kept = record.options if record is not None and HANDOFFS in record.options else message.received_options
-    failures: int = kept.get(HANDOFFS, 0)
-    return failures
-
-
-def _is_last(delivery: Delivery) -> bool:
-    limit = delivery.lease_keeper.limits.max_deliver
-    return limit is not None and delivery.origin.deliveries >= limit
+def _described(failure: Failure) -> str:
+    error = failure.error
+    return failure.reason.value if error is None else f"{type(error).__name__}: {text_of(error)}"
 
 
 def _backoff(delivery: Delivery) -> int:

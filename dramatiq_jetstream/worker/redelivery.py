@@ -9,22 +9,25 @@ message id that makes repeating harmless.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
+from dramatiq import Message
 from dramatiq.common import current_millis
 from dramatiq.logging import get_logger
 
 from ..client import Connection
-from ..deliveries import ACK, ORIGIN, AttemptRecords, Delivery, JetStreamMessage, nak
+from ..deliveries import ACK, AttemptRecord, AttemptRecords, Bookkeeping, Delivery, JetStreamMessage, cut_text, nak
+from ..errors import MessageTooLarge
 from ..sending import due_at, publication
 from ..streams import Route
-from ..wire import PayloadFormat
-
-#: The option that says when, in UNIX milliseconds, a copy may run whose stream has no scheduler.
-NOT_BEFORE = "not_before"
+from ..wire import STATE, PayloadFormat, Publication
 
 #: The longest a consumer holds a message back itself, in milliseconds.
 MAX_HOLD = 1_000
+
+#: The longest text that an attempt may leave in the options of a copy, in characters, where the whole is too large.
+MAX_OPTION_TEXT = 4_000
 
 
 class Redelivery:
@@ -44,53 +47,85 @@ class Redelivery:
         self._payload = payload
         self._attempts = attempts
 
-    def again(self, message: JetStreamMessage, delay: int, *, spent: bool) -> None:
+    def again(self, message: JetStreamMessage, delay: float, *, spent: bool) -> None:
         """Have a message run again after so many milliseconds.
 
         Parameters:
           message(JetStreamMessage): The message, with the options its next attempt shall see.
-          delay(int): The milliseconds to wait.
+          delay(float): The milliseconds to wait.
           spent(bool): Whether this delivery counts as an attempt.
 
         Raises:
           BrokerConnectionError: If the server cannot be told now.
         """
         delivery = message.delivery
-        if self._deliverable(delivery) or self._route.settings.bound:
-            self.redeliver(delivery, delay, message.changed_options(), spent=spent)
+        if delivery.settled:
+            # Somebody acknowledged it early: only a copy can run again.
+            self.copy(message, delay)
+        elif is_deliverable(delivery) or self._route.settings.bound:
+            self.redeliver(message, delay, spent=spent)
         else:
             self.copy(message, delay)
 
-    def redeliver(self, delivery: Delivery, delay: int, options: dict[str, Any], *, spent: bool) -> None:
+    def redeliver(self, message: JetStreamMessage, delay: float, *, spent: bool) -> None:
         """Let the server deliver the same message again."""
+        delivery = message.delivery
         returned = delivery.returned + (not spent)
-        self._attempts.remember(self._connection.session(), delivery, options, delay, returned)
-        # After the last delivery there is nothing to wait for, and only now does the server announce it.
-        delivery.settle(nak(delay if self._deliverable(delivery) else 0))
+        record = AttemptRecord(
+            delivery.origin.deliveries,
+            returned,
+            message.changed_options,
+            message.removed_options,
+            message.bookkeeping,
+        )
+        self._attempts.remember(self._connection.session(), delivery, record, delay)
+        self._give_back(delivery, delay)
 
-    def copy(self, message: JetStreamMessage, delay: int) -> None:
+    def redeliver_unread(self, delivery: Delivery, delay: float) -> None:
+        """Let the server deliver a message again that was not decoded, its attempt not spent."""
+        record = AttemptRecord(delivery.origin.deliveries, delivery.returned + 1, {})
+        self._attempts.remember(self._connection.session(), delivery, record, delay)
+        self._give_back(delivery, delay)
+
+    def note_start(self, message: JetStreamMessage) -> None:
+        """Remember that an attempt begins, of which nothing else would tell if its worker were killed."""
+        delivery = message.delivery
+        record = AttemptRecord(
+            delivery.origin.deliveries,
+            delivery.returned,
+            message.changed_options,
+            message.removed_options,
+            message.bookkeeping,
+        )
+        self._attempts.remember(self._connection.session(), delivery, record, 0)
+
+    def copy(self, message: JetStreamMessage, delay: float) -> None:
         """Store a copy that carries the options on, then remove the original.
 
         Raises:
-          MessageTooLarge: If its options have outgrown the queue.
+          MessageTooLarge: If it has outgrown the queue.
         """
         delivery = message.delivery
         due = due_at(delay) if delay > 0 else None
-        copied = message.copy(options={ORIGIN: message.identity})
+        bookkeeping = replace(message.bookkeeping, origin=message.identity, not_before=0)
         if due is not None and not self._route.settings.allows_delays:
-            copied, due = copied.copy(options={NOT_BEFORE: due}), None
-        outgoing = publication(self._route, self._payload, copied, due)
+            bookkeeping, due = replace(bookkeeping, not_before=due), None
+        try:
+            outgoing = self._copied(message, message.copy(), bookkeeping, due)
+        except MessageTooLarge:
+            # What attempts left there may be long: a traceback holds the exception's whole text.
+            outgoing = self._copied(message, self._shortened(message), bookkeeping, due)
         # Whoever repeats this after a crash stores nothing new.
         self._connection.publish(outgoing.named(delivery.copy_id))
         delivery.settle(ACK)
 
     def hold_back(self, message: JetStreamMessage) -> bool:
         """Have a message that comes too early, from a stream without a scheduler, delivered once more."""
-        wait: int = message.options.pop(NOT_BEFORE, 0) - current_millis()
+        wait = message.bookkeeping.not_before - current_millis()
         if wait <= 0:
             return False
-        if self._deliverable(message.delivery):
-            self.redeliver(message.delivery, wait, message.changed_options(), spent=False)
+        if is_deliverable(message.delivery):
+            self.redeliver(message, wait, spent=False)
             return True
         # The only way left; at least no faster than this.
         held = min(wait, MAX_HOLD)
@@ -99,6 +134,27 @@ class Redelivery:
             self.copy(message, wait - held)
         return wait > held
 
-    def _deliverable(self, delivery: Delivery) -> bool:
-        limit = delivery.lease_keeper.limits.max_deliver
-        return limit is None or delivery.origin.deliveries < limit
+    def _copied(
+        self, message: JetStreamMessage, copied: Message[Any], bookkeeping: Bookkeeping, due: int | None
+    ) -> Publication:
+        outgoing = publication(self._route, self._payload, copied, due)
+        outgoing = outgoing._replace(headers=outgoing.headers | {STATE: bookkeeping.header or "{}"})
+        outgoing.check_size(self._connection.session().max_payload, "the server (max_payload)")
+        return outgoing
+
+    def _shortened(self, message: JetStreamMessage) -> Message[Any]:
+        changed = message.changed_options
+        short = {name: cut_text(value, MAX_OPTION_TEXT) for name, value in changed.items() if isinstance(value, str)}
+        self.logger.warning("What attempts left in the options of message %s is cut to be kept.", message.delivery)
+        shortened: Message[Any] = message.copy(options=short)
+        return shortened
+
+    def _give_back(self, delivery: Delivery, delay: float) -> None:
+        # After the last delivery there is nothing to wait for, and only now does the server announce it.
+        delivery.settle(nak(delay if is_deliverable(delivery) else 0))
+
+
+def is_deliverable(delivery: Delivery) -> bool:
+    """Whether the server would deliver a message once more."""
+    limit = delivery.lease_keeper.limits.max_deliver
+    return limit is None or delivery.origin.deliveries < limit

@@ -18,7 +18,7 @@ import pytest
 from dramatiq_jetstream import JetStreamBroker
 from dramatiq_jetstream.admin import pause, peek, purge, resume, view
 from dramatiq_jetstream.client.publisher import Outcome, Receipt
-from dramatiq_jetstream.dead_letters.storing import ATTEMPTS, FAILED, QUEUE, REASON, SEQUENCE, STREAM
+from dramatiq_jetstream.dead_letters.letter import ATTEMPTS, FAILED, QUEUE, REASON, SEQUENCE, STREAM
 from dramatiq_jetstream.wire import ACTOR, MSG_ID, Publication
 from tests.support.admin import Admin
 from tests.support.operated import APP, Shell, fill, imported

@@ -390,9 +390,15 @@ REFUSED_OPTIONS = {
     "pipe_target as text": {"pipe_target": "convert"},
     "group_completion_callbacks as text": {"group_completion_callbacks": "convert"},
     "dead_message_ttl as text": {"dead_message_ttl": "7d"},
-    "handoff_failures as text": {"handoff_failures": "1"},
-    "unknown_actor_since as text": {"unknown_actor_since": "now"},
 }
+
+
+@pytest.mark.parametrize("name", ["origin", "not_before", "removed_options", "handoff_failures", "unknown_actor_since"])
+@pytest.mark.parametrize("value", ["a shop", "yesterday", 5, 10**18, ["x"], {"y": 1}], ids=repr)
+def test_option_of_any_name_that_is_not_dramatiqs_is_the_applications(name: str, value: object) -> None:
+    decoded = DramatiqPayload(QUEUE).decode(Received(encoded(options={name: value}), {}, ORIGIN))
+
+    assert decoded.options == {name: value}
 
 
 @pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED)
