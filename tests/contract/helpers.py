@@ -41,10 +41,10 @@ AnyBroker = StubBroker | JetStreamBroker
 DRAMATIQ_2 = int(dramatiq.__version__.split(".")[0]) >= 2
 
 #: Milliseconds after which a queue that should be empty is taken for stuck.
-JOIN_TIMEOUT = 20_000
+JOIN_TIMEOUT = 90_000
 
 #: Seconds after which an event that should have come is taken for lost.
-EVENT_TIMEOUT = 20
+EVENT_TIMEOUT = 60
 
 
 class StartWorker(Protocol):

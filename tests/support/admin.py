@@ -16,7 +16,7 @@ from nats.js.errors import NotFoundError
 
 T = TypeVar("T")
 
-CALL_TIMEOUT = 10
+CALL_TIMEOUT = 60
 
 
 class StoredMessage(NamedTuple):

@@ -31,7 +31,7 @@ _QUIET_METRICS = {
 }
 
 #: Seconds after which a process that should have ended is killed, and its test fails.
-STOP_TIMEOUT = 20
+STOP_TIMEOUT = 60
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -120,9 +120,9 @@ class Program:
         """The printed lines that have a text in them."""
         return [line for line in self.log.splitlines() if text in line]
 
-    def wait(self) -> int:
-        """Wait for its end and return its status."""
-        return self.process.wait(STOP_TIMEOUT)
+    def wait(self, timeout: float = STOP_TIMEOUT) -> int:
+        """Wait for its end, so many seconds at most, and return its status."""
+        return self.process.wait(timeout)
 
     def stop(self) -> int:
         """Ask it to end, as an init system does, and return its status."""

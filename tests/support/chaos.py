@@ -20,7 +20,7 @@ from tests.support.faults import ACK_WAIT, Application, Note, Workers, notes_of
 from tests.support.waiting import eventually
 
 #: Milliseconds until everything must be done once the faults have ended.
-DRAIN_TIMEOUT = 90_000
+DRAIN_TIMEOUT = 240_000
 
 #: Seconds before its end during which a killed server may forget an acknowledgement: it writes
 #: consumers' state about ten times a second, more rarely when busy.

@@ -31,7 +31,7 @@ ACK_WAIT = 1_500
 APPLICATION = "tests.support.apps.faulty"
 
 #: Milliseconds for whatever a correct worker does at some time.
-SOON = 30_000
+SOON = 90_000
 
 
 class Note(NamedTuple):

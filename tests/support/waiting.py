@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(predicate: Callable[[], T], timeout: int = 10_000, *, message: str = "the condition") -> T:
+def eventually(predicate: Callable[[], T], timeout: int = 60_000, *, message: str = "the condition") -> T:
     """Call a predicate again and again until what it returns is true.
 
     Parameters:
