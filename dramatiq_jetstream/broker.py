@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-from dramatiq import Broker, Message, Middleware
+from dramatiq import Actor, Broker, Message, Middleware
 from dramatiq.common import q_name
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
+from dramatiq.middleware.retries import DEFAULT_MIN_BACKOFF
 
 from .client import RESERVED_OPTIONS, Connection, Subscription
 from .dead_letters import DeadLetters, DeadLetterStore, ExhaustedMessages
 from .deliveries import ActorOptions, AttemptRecords, JetStreamMessage, after_actor_hooks, run_after_actor_hooks
 from .names import Names
+from .options import check_actor, check_message, check_middleware, milliseconds
 from .sending import (
     AtomicBatch,
     Batch,
@@ -136,7 +138,7 @@ class JetStreamBroker(Broker):
         self.dead_letters = DeadLetters(self.connection, self.names, self._queue)
         self._exhausted = ExhaustedMessages(
             self.names,
-            lambda: list(self._queues.values()),
+            self._declared_queues,
             self._dead_letter_store,
             self.attempts,
             replicas=replicas,
@@ -179,6 +181,32 @@ class JetStreamBroker(Broker):
         """
         return self._consumers.open(self.consumer_class, self._declared(queue_name), prefetch, timeout)
 
+    def add_middleware(self, middleware: Middleware, **place: Any) -> None:
+        """Add a middleware object to this broker.
+
+        Parameters:
+          middleware(Middleware): The middleware.
+          **place: ``before`` or ``after`` which class of middleware, as for every dramatiq broker.
+
+        Raises:
+          ValueError: If one of its defaults is nothing that messages could be handled by.
+        """
+        check_middleware(middleware)
+        super().add_middleware(middleware, **place)
+
+    def declare_actor(self, actor: Actor[Any, Any]) -> None:
+        """Declare a new actor on this broker.
+
+        Parameters:
+          actor(Actor): The actor being declared.
+
+        Raises:
+          ValueError: If one of its options is nothing that its messages could be handled by: names
+            actor, option and what is allowed.
+        """
+        check_actor(actor.actor_name, actor.priority, actor.options)
+        super().declare_actor(actor)
+
     def declare_queue(self, queue_name: str) -> None:
         """Declare a queue.  Has no effect if it has already been declared; does no I/O.
 
@@ -188,12 +216,15 @@ class JetStreamBroker(Broker):
         queue_name = q_name(queue_name)
         if queue_name not in self.queues:
             self.emit_before("declare_queue", queue_name)
-            self._build(queue_name)
+            self._queue(queue_name)
             self.queues.add(queue_name)
             self.emit_after("declare_queue", queue_name)
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Enqueue a message.  When this returns, the stream has stored it.
+
+        Its queue need not be declared here: messages may be for another program's workers.  A worker
+        that enqueues to a queue does not begin to consume it.
 
         Parameters:
           message(Message): The message to enqueue.
@@ -201,6 +232,8 @@ class JetStreamBroker(Broker):
             server holds it back for as long as it takes.
 
         Raises:
+          ValueError: If the delay or one of the message's options is nothing that it could be
+            handled by: names actor, option and what is allowed.
           BrokerConnectionError: If the server does not confirm it within the timeout.
           EnqueueRejected: If the stream does not take it, being full for example.
           MessageTooLarge: If it exceeds what the stream or the server takes.
@@ -337,7 +370,7 @@ class JetStreamBroker(Broker):
           ConfigMismatch: If one exists with settings that do not fit.
           BrokerConnectionError: If the server cannot be reached.
         """
-        for queue in list(self._queues.values()):
+        for queue in self._declared_queues():
             self.connection.call(queue.ensure_stream)
             self.connection.call(partial(queue.ensure_consumer, max_deliver=self._max_deliver(queue)))
             self.connection.call(partial(self._exhausted.prepare, queue=queue))
@@ -350,7 +383,7 @@ class JetStreamBroker(Broker):
         Returns:
           list[Requirement]: Each stream and consumer, those of the queues first; nothing is asked of the server.
         """
-        queues = list(self._queues.values())
+        queues = self._declared_queues()
         requirements = [
             requirement for queue in queues for requirement in queue_requirements(queue.route, self._max_deliver(queue))
         ]
@@ -447,6 +480,9 @@ class JetStreamBroker(Broker):
             super().emit_after(signal, *args, **kwargs)
 
     def _enqueue(self, message: Message[Any], delay: int | None, parent: JetStreamMessage | None) -> Message[Any]:
+        plain = check_message(message.actor_name, message.options, delay)
+        if plain:
+            message = message.copy(options=plain)
         queue = self._queue(message.queue_name)
         due = None
         if delay is not None and delay > 0:
@@ -474,17 +510,32 @@ class JetStreamBroker(Broker):
     def _retry(self, message: JetStreamMessage, delay: int | None) -> Message[Any]:
         """Note that a message in flight shall be delivered again; its answer is the retry."""
         self.emit_before("enqueue", message, delay)
-        message.retry_delay = max(delay or 0, 0)
+        message.retry_delay = milliseconds(delay or 0)
+        if message.retry_delay is None:
+            message.retry_delay = DEFAULT_MIN_BACKOFF
+            self.logger.error(
+                "Actor %r asks to retry message %r after %r, which is no number of milliseconds: retried in %d ms.",
+                message.actor_name,
+                message.message_id,
+                delay,
+                DEFAULT_MIN_BACKOFF,
+            )
         self.emit_after("enqueue", message, delay)
         # As dramatiq does when it is given a proxy: what it was given comes back.
         return cast("Message[Any]", message)
 
     def _queue(self, queue_name: str) -> Queue:
+        """A queue that need not be declared: dramatiq's workers consume what is."""
         queue = self._queues.get(queue_name)
         if queue is None:
-            self.declare_queue(queue_name)
-            queue = self._queues[q_name(queue_name)]
+            queue_name = q_name(queue_name)
+            if queue_name not in self._queues:
+                self._build(queue_name)
+            queue = self._queues[queue_name]
         return queue
+
+    def _declared_queues(self) -> list[Queue]:
+        return [queue for name, queue in list(self._queues.items()) if name in self.queues]
 
     def _declared(self, queue_name: str) -> Queue:
         try:
@@ -500,7 +551,6 @@ class JetStreamBroker(Broker):
     def _build(self, queue_name: str) -> None:
         route = Route(queue_name, self.settings.queue(queue_name), self.names, self.settings.replicas)
         payload = self._actor_options.payload(route)
-        self._queues[queue_name] = Queue(route, payload, self.connection, managed=self._managed)
         self._handling[queue_name] = QueueHandling(
             self.connection,
             route,
@@ -511,6 +561,7 @@ class JetStreamBroker(Broker):
             unknown_actor_grace=self.settings.unknown_actor_grace,
             on_delayed=partial(self.emit_before, "delay_message"),
         )
+        self._queues[queue_name] = Queue(route, payload, self.connection, managed=self._managed)
 
     def _max_deliver(self, queue: Queue) -> int:
         return queue.route.settings.max_deliver or self._actor_options.max_deliver(queue.name)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from .names import covers
+from .options import LONGEST
 
 Payload = Literal["dramatiq", "json"]
 Declare = Literal["auto", "never"]
@@ -36,6 +37,15 @@ DEAD_MESSAGE_TTL_VARIABLE = "dramatiq_dead_message_ttl"
 DEFAULT_UNKNOWN_ACTOR_GRACE = 300_000
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
+
+#: The largest counts that the server reads, and what has no limit here.
+_MOST = {
+    "max_deliver": None,
+    "max_msg_size": 2**31 - 1,
+    "max_msgs": 2**63 - 1,
+    "max_bytes": 2**63 - 1,
+    "replicas": 2**31 - 1,
+}
 
 #: What the server takes for the name of a stream or a durable consumer.
 _NAME = re.compile(r"[^\s.*>/\\]{1,255}")
@@ -118,6 +128,8 @@ class WorkQueue:
         self._check_ranges()
 
     def _check_names(self) -> None:
+        for name in ("stream", "subject", "consumer", "actor"):
+            _text(name, getattr(self, name))
         for name in ("stream", "consumer"):
             value = getattr(self, name)
             if value is not None and not _NAME.fullmatch(value):
@@ -136,8 +148,10 @@ class WorkQueue:
         _one_of("dead_letters", self.dead_letters, get_args(DeadLetterMode))
         _at_least("ack_wait", self.ack_wait, 1_000)
         _at_least("duplicate_window", self.duplicate_window, 100)
-        for name in ("max_deliver", "max_msg_size", "max_msgs", "max_bytes", "replicas"):
-            _at_least(name, getattr(self, name), 1)
+        for name, most in _MOST.items():
+            _at_least(name, getattr(self, name), 1, most)
+        if not isinstance(self.confirm_acks, bool):
+            raise ValueError(f"confirm_acks must be True or False, not {self.confirm_acks!r:.80}")
 
     @property
     def bound(self) -> bool:
@@ -179,9 +193,15 @@ class BrokerSettings:
     connect_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("declare", "replicas", "timeout", "unknown_actor_grace"):
+            _given(name, getattr(self, name))
         _one_of("declare", self.declare, get_args(Declare))
-        if self.url and not self.servers():
+        _text("domain", self.domain)
+        if self.url and not (_is_text_or_texts(self.url) and self.servers()):
             raise ValueError(f"url {self.url!r} names no server")
+        for queue_name, queue in self.queues.items():
+            if not isinstance(queue, WorkQueue):
+                raise ValueError(f"queues[{queue_name!r}] must be a WorkQueue, not {queue!r:.80}")
         _at_least("replicas", self.replicas, 1)
         _at_least("timeout", self.timeout, 1)
         _at_least("dead_message_ttl", self.dead_message_ttl, 0)
@@ -214,11 +234,29 @@ class BrokerSettings:
         return int(given)
 
 
+def _is_text_or_texts(url: object) -> bool:
+    return isinstance(url, str) or (isinstance(url, Sequence) and all(isinstance(part, str) for part in url))
+
+
 def _one_of(name: str, value: object, choices: Sequence[str]) -> None:
     if value is not None and value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
-def _at_least(name: str, value: float | None, minimum: int) -> None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < minimum):
+def _at_least(name: str, value: float | None, minimum: int, maximum: int | None = LONGEST) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ValueError(f"{name} must be a whole number, at least {minimum}, not {value!r}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be a whole number, at most {maximum}")
+
+
+def _given(name: str, value: object) -> None:
+    if value is None:
+        raise ValueError(f"{name} must not be None; leave it out for its default")
+
+
+def _text(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} must be text, not {value!r:.80}")

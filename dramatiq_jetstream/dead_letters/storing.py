@@ -105,8 +105,8 @@ class DeadLetterStore:
 
     def _ttl_header(self, failure: Failure) -> dict[str, str]:
         message = failure.message
-        own: Any = self._actor_options.option(message, "dead_message_ttl") if message is not None else None
-        ttl = own if isinstance(own, int) and not isinstance(own, bool) and own >= 0 else self._ttl
+        own = self._actor_options.dead_message_ttl(message) if message is not None else None
+        ttl = self._ttl if own is None else own
         return {TTL: str(math.ceil(ttl / 1000))} if ttl > 0 else {}
 
     def _log(self, route: Route, failure: Failure) -> None:

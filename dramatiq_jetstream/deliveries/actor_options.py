@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypeVar
 
 from dramatiq import Broker, Middleware
 from dramatiq.middleware import Retries, TimeLimit
 
+from ..options import LONGEST, is_number, milliseconds, retry_limit
 from ..streams import Route
 from ..wire import AnyMessage, DramatiqPayload, JsonPayload, PayloadFormat
 
@@ -44,18 +44,17 @@ class ActorOptions:
         retries = self._middleware(Retries)
         if retries is None or self._actor_option(message, "retry_when", retries.retry_when) is not None:
             return None
-        limit: int | None = self.option(message, "max_retries", retries.max_retries)
-        return limit
+        return _retry_limit(self.option(message, "max_retries", retries.max_retries))
 
     def max_deliver(self, queue_name: str) -> int:
         """How often a message of a queue may be delivered: one more than the most patient actor's retries."""
         retries = self._middleware(Retries)
         default = retries.max_retries if retries else DEFAULT_MAX_RETRIES
         limits = [
-            actor.options.get("max_retries", default)
+            _retry_limit(actor.options.get("max_retries", default))
             for actor in self._broker.actors.values()
             if actor.queue_name == queue_name
-        ] or [default]
+        ] or [_retry_limit(default)]
         return 1 + max(DEFAULT_MAX_RETRIES if limit is None else limit for limit in limits)
 
     def time_limit(self, message: AnyMessage) -> float | None:
@@ -64,8 +63,16 @@ class ActorOptions:
         if limiter is None:
             return None
         own = message.options.get("time_limit")
-        limit: float = own or self._actor_option(message, "time_limit", limiter.time_limit)
-        return limit if math.isfinite(limit) else None
+        limit: Any = own or self._actor_option(message, "time_limit", limiter.time_limit)
+        # What TimeLimit cannot compute with does not limit anything.
+        return max(limit, 0) if is_number(limit) and limit <= LONGEST else None
+
+    def dead_message_ttl(self, message: AnyMessage) -> int | None:
+        """For how many milliseconds a dead letter of a message is kept, 0 for ever; None if it is not said."""
+        own = self.option(message, "dead_message_ttl")
+        if not is_number(own) or isinstance(own, bool) or own < 0:
+            return None
+        return 0 if own > LONGEST else milliseconds(own)
 
     def lease_limit(self, message: AnyMessage) -> float | None:
         """The seconds after which a running message's lease shall end, some time after its actor should
@@ -96,3 +103,8 @@ class ActorOptions:
 
     def _middleware(self, kind: type[M]) -> M | None:
         return next((found for found in self._broker.middleware if isinstance(found, kind)), None)
+
+
+def _retry_limit(value: Any) -> int | None:
+    """How many retries a value allows, whatever it is; None if it does not limit them."""
+    return retry_limit(value) if is_number(value) else None

@@ -14,6 +14,9 @@ Config = dict[str, Any]
 #: by some two hundred worker processes.
 MAX_WAITING = 8_192
 
+#: The largest number of deliveries that is asked for; the server's own numbers end at 64 bits.
+MAX_DELIVER = 2**31
+
 NANOSECONDS = 1_000_000
 
 
@@ -100,7 +103,7 @@ class Route:
             "deliver_policy": "all",
             "replay_policy": "instant",
             "ack_wait": (self.settings.ack_wait or DEFAULT_ACK_WAIT) * NANOSECONDS,
-            "max_deliver": self.settings.max_deliver or max_deliver or -1,
+            "max_deliver": min(self.settings.max_deliver or max_deliver or -1, MAX_DELIVER),
         }
         if not self.settings.bound:
             config |= {"max_ack_pending": -1, "max_waiting": MAX_WAITING}

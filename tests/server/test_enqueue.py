@@ -155,6 +155,7 @@ def test_any_name_of_a_queue_and_an_actor_works(broker: JetStreamBroker, name: s
     message = message_to(name, name, name)
     broker.enqueue(message)
 
+    broker.declare_queue(name)
     with run_worker(broker):
         eventually(lambda: ran == [name])
         broker.join(name, timeout=10_000)
@@ -168,11 +169,36 @@ def test_names_that_only_look_alike_are_kept_apart(broker: JetStreamBroker, admi
     assert [admin.count(broker.names.stream(name)) for name in names] == [1] * len(names)
 
 
-def test_sending_declares_an_unknown_queue(broker: JetStreamBroker) -> None:
+def test_sending_makes_the_stream_of_an_unknown_queue_but_does_not_declare_it(broker: JetStreamBroker) -> None:
     broker.enqueue(message_to("never_declared"))
 
-    assert broker.get_declared_queues() == {"never_declared"}
+    assert broker.get_declared_queues() == set()
+    assert broker.requirements() == JetStreamBroker(namespace=broker.names.namespace).requirements()
     assert broker.get_queue_message_counts("never_declared") == (1, 0, 0)
+
+
+@pytest.mark.parametrize("from_actor", [True, False], ids=["in the worker", "before the worker starts"])
+def test_worker_does_not_consume_a_queue_that_it_only_sends_to(broker: JetStreamBroker, from_actor: bool) -> None:
+    ran: list[str] = []
+
+    @dramatiq.actor(broker=broker)
+    def keep(value: str) -> None:
+        ran.append(value)
+
+    @dramatiq.actor(broker=broker)
+    def pass_on() -> None:
+        broker.enqueue(message_to("elsewhere", "keep", "not here"))
+        broker.enqueue(message_to("elsewhere", "keep", "not here"), delay=1)
+        keep.send("here")
+
+    (pass_on.send if from_actor else pass_on)()
+    with run_worker(broker) as worker:
+        eventually(lambda: ran == ["here"])
+        eventually(lambda: broker.get_queue_message_counts("elsewhere") == (2, 0, 0))
+        assert set(worker.consumers) == {"default"}
+
+        broker.declare_queue("elsewhere")
+        eventually(lambda: sorted(ran) == ["here", "not here", "not here"])
 
 
 def test_send_during_a_server_restart_succeeds(namespace: str) -> None:

@@ -122,6 +122,30 @@ def test_number_of_any_length_is_compared() -> None:
     assert WorkQueue(max_deliver=10**400).max_deliver == 10**400
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ack_wait", 10**14),
+        ("duplicate_window", 10**400),
+        ("max_msg_size", 2**31),
+        ("max_msgs", 2**63),
+        ("max_bytes", 10**400),
+    ],
+)
+def test_number_that_the_server_cannot_read_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be a whole number, at most "):
+        WorkQueue(**{field: value}, discard="new")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("stream", 5), ("subject", ["a"]), ("consumer", b"c"), ("actor", 5), ("confirm_acks", "no")],
+)
+def test_setting_of_another_type_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be "):
+        WorkQueue(**BOUND | {field: value})
+
+
 @pytest.mark.parametrize("field", ["payload", "discard", "dead_letters"])
 def test_unknown_choice_is_refused_with_the_known_ones(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} must be one of '.*', '.*', not 'both'"):
@@ -136,6 +160,18 @@ def test_settings_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "text"),
     [
+        ("declare", None, "declare must not be None"),
+        ("replicas", None, "replicas must not be None"),
+        ("timeout", None, "timeout must not be None"),
+        ("unknown_actor_grace", None, "unknown_actor_grace must not be None"),
+        ("timeout", 1.5, "timeout must be a whole number, at least 1, not 1.5"),
+        ("timeout", 10**400, "timeout must be a whole number, at most "),
+        ("dead_message_ttl", 10**400, "dead_message_ttl must be a whole number, at most "),
+        ("unknown_actor_grace", "5m", "unknown_actor_grace must be a whole number, at least 0, not '5m'"),
+        ("domain", 5, "domain must be text, not 5"),
+        ("url", 4222, "url 4222 names no server"),
+        ("url", [4222], r"url \[4222\] names no server"),
+        ("queues", {"slow": {"ack_wait": 60_000}}, r"queues\['slow'\] must be a WorkQueue, not "),
         ("declare", "always", "declare must be one of 'auto', 'never', not 'always'"),
         ("replicas", 0, "replicas must be a whole number, at least 1, not 0"),
         ("timeout", 0, "timeout must be a whole number, at least 1, not 0"),
