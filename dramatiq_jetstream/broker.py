@@ -68,7 +68,8 @@ class JetStreamBroker(Broker):
       namespace(str): What keeps applications that share a server apart.  Defaults to "dramatiq".
       queues(Mapping[str, WorkQueue]): How single queues are kept.
       declare(str): ``"auto"``, the default, makes missing streams and consumers when they are
-        first needed and checks existing ones; ``"never"`` makes no management calls at all.
+        first needed and checks existing ones; ``"never"`` makes nothing, and only asks how often
+        a worker's consumers deliver a message, if this user may (``$JS.API.CONSUMER.INFO``).
       replicas(int): How many servers of a cluster keep each stream.  Defaults to 1.
       domain(str): The JetStream domain, if the streams are in another one.
       timeout(int): How many milliseconds a call waits for a server that is away, before it

@@ -74,6 +74,7 @@ def _worker(broker: JetStreamBroker, queue: Queue) -> Needs:
     route, api = queue.route, _api(broker)
     # Not JSON: the server answers 400. A batch of -1 would be delivered.
     yield f"{api}.CONSUMER.MSG.NEXT.{route.stream}.{route.consumer}", b"{", None
+    yield f"{api}.CONSUMER.INFO.{route.stream}.{route.consumer}", b"", None
     # Progress on a delivery that never was.
     yield f"$JS.ACK.{route.stream}.{route.consumer}.1.0.0.0.0", b"+WPI", None
     yield broker.names.dead_subject(queue.name, "probe"), b"", _REFUSED

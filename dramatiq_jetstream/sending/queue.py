@@ -7,9 +7,17 @@ import math
 from dramatiq.logging import get_logger
 
 from ..client import MESSAGE_TOO_LARGE, NO_ATOMIC_BATCHES, NO_SCHEDULES, Connection, Receipt, Session
-from ..errors import ApiError, BrokerError, DelayNotSupported, EnqueueRejected, MessageTooLarge, StreamNotFound
+from ..errors import (
+    ApiError,
+    BrokerError,
+    DelayNotSupported,
+    EnqueueRejected,
+    MessageTooLarge,
+    PermissionDenied,
+    StreamNotFound,
+)
 from ..settings import DEFAULT_ACK_WAIT
-from ..streams import Ensured, Limits, Route, consumer_requirement, limits, stream_requirement
+from ..streams import Config, Ensured, Limits, Route, consumer_requirement, limits, stream_requirement
 from ..wire import PayloadFormat, Publication
 
 #: Bytes that a dead letter may need beside its message.
@@ -38,6 +46,7 @@ class Queue:
         self.route = route
         self.payload = payload
         self._connection = connection
+        self._may_ask = True
         self._ensured = Ensured(stream_requirement(route), managed=managed)
 
     @property
@@ -72,9 +81,29 @@ class Queue:
             )
         return found
 
-    def assumed_limits(self, max_deliver: int | None) -> Limits:
-        """What to go by where the server may not be asked."""
-        return Limits(self.route.settings.ack_wait or DEFAULT_ACK_WAIT, max_deliver)
+    async def assumed_limits(self, session: Session, max_deliver: int | None) -> Limits:
+        """What a worker goes by where nothing may be made: what the consumer has, if that may be asked; on the loop."""
+        config = await self._ask_consumer(session, max_deliver)
+        if config is None:
+            return Limits(self.route.settings.ack_wait or DEFAULT_ACK_WAIT, max_deliver)
+        return limits(config)
+
+    async def _ask_consumer(self, session: Session, max_deliver: int | None) -> Config | None:
+        """The consumer's configuration; None if it does not exist, or may not be asked for."""
+        if not self._may_ask:
+            return None
+        try:
+            return await consumer_requirement(self.route, max_deliver).find(session)
+        except PermissionDenied as error:
+            self._may_ask = False
+            self.logger.warning(
+                "The settings of the consumer of %s may not be asked for: it is taken to deliver a message %s times. "
+                "If it delivers less often, a message that fails stays in its stream without a dead letter: %s",
+                self.route.describe(),
+                max_deliver or "any number of",
+                error,
+            )
+            return None
 
     def prepare(self, publication: Publication) -> None:
         """See to it that a message can be published.

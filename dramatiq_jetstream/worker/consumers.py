@@ -108,7 +108,7 @@ class Consumers:
 
     async def _prepare(self, session: Session, queue: Queue) -> Limits:
         if not self._managed:
-            return queue.assumed_limits(self._max_deliver(queue))
+            return await queue.assumed_limits(session, self._max_deliver(queue))
         await self._attempts.ensure(session)
         await queue.ensure_stream(session)
         return await queue.consume(session, self._max_deliver(queue))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any
 
 import dramatiq
@@ -254,6 +255,7 @@ accounts {{
       {{user: worker, password: secret, permissions: {{
         publish: [
           "$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+          "{info}.{stream}.{consumer}"
           "$JS.ACK.{stream}.{consumer}.>"
           "$JS.ACK.*.*.{stream}.{consumer}.>"
           "{namespace}.work.>"
@@ -269,6 +271,10 @@ accounts {{
 
 #: What a worker needs besides for retries to see the options of earlier attempts.
 RECORDS = '"$KV.{namespace}-attempts.>", "$JS.API.DIRECT.GET.KV_{namespace}-attempts.>"'
+
+
+#: Tells a worker how often its consumer delivers a message.
+INFO = "$JS.API.CONSUMER.INFO"
 
 
 class Guarded:
@@ -290,17 +296,22 @@ class Guarded:
         )
 
 
-@pytest.fixture(params=["", RECORDS], ids=["without records", "with records"])
-def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
+@contextmanager
+def guarded_server(more: str = "", info: str = INFO) -> Iterator[Guarded]:
     """Queues that somebody with more rights prepared."""
-    more = request.param.format(namespace="guarded")
-    config = USERS.format(namespace="guarded", stream="guarded_default", consumer="guarded", more=more)
+    config = USERS.format(namespace="guarded", stream="guarded_default", consumer="guarded", more=more, info=info)
     with NatsServer(config=config) as server, Admin(server.url, user="admin", password="admin") as admin:
         provisioner = JetStreamBroker(server.url, namespace="guarded", user="admin", password="admin")
         provisioner.declare_queue("default")
         provisioner.setup()
         provisioner.close()
         yield Guarded(server, admin)
+
+
+@pytest.fixture(params=["", RECORDS], ids=["without records", "with records"])
+def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
+    with guarded_server(request.param.format(namespace="guarded")) as guarded:
+        yield guarded
 
 
 def test_work_flows_without_management_calls(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
@@ -344,3 +355,52 @@ def test_worker_goes_on_where_only_its_actors_became_more_patient(broker: JetStr
         with pytest.raises(ConfigMismatch, match="max_deliver: expected 51, found 21"):
             patient.setup()
         patient.consume("default")
+
+
+@pytest.mark.parametrize("max_retries", [8, None, math.inf])
+def test_worker_that_makes_nothing_goes_by_what_its_consumer_delivers(
+    broker: JetStreamBroker, nats_url: str, namespace: str, admin: Admin, max_retries: Any
+) -> None:
+    dramatiq.actor(broker=broker, actor_name="fail", max_retries=3)(lambda number: None)
+    broker.setup()
+    assert admin.consumer(broker.names.stream("default"), broker.names.consumer)["config"]["max_deliver"] == 4
+    more_patient = JetStreamBroker(nats_url, namespace=namespace, declare="never")
+    ran: list[int] = []
+
+    @dramatiq.actor(broker=more_patient, max_retries=max_retries, min_backoff=1, max_backoff=1)
+    def fail(number: int) -> None:
+        ran.append(number)
+        if max_retries == 8 or ran.count(number) < 9:
+            raise ValueError(number)
+
+    for number in range(3):
+        fail.send(number)
+    with run_worker(more_patient):
+        eventually(lambda: [ran.count(number) for number in range(3)] == [9, 9, 9])
+        dead = 3 if max_retries == 8 else 0
+        eventually(lambda: broker.get_queue_message_counts("default") == (0, 0, dead))
+        assert admin.count(broker.names.stream("default")) == 0
+    more_patient.close()
+
+
+def test_worker_that_may_not_ask_for_its_consumer_says_so_once_and_works(caplog: pytest.LogCaptureFixture) -> None:
+    ran: list[int] = []
+    with guarded_server(info="nothing") as guarded, closing(guarded.broker("worker", "_INBOX_work")) as worker:
+
+        @dramatiq.actor(broker=worker, max_retries=2, min_backoff=1)
+        def fragile(number: int) -> None:
+            ran.append(number)
+            if ran.count(number) == 1:
+                raise ValueError(number)
+
+        fragile.send(1)
+        with run_worker(worker):
+            eventually(lambda: ran == [1, 1])
+            guarded.server.kill()
+            guarded.server.start()
+            fragile.send(2)
+            eventually(lambda: ran == [1, 1, 2, 2])
+
+    [warning] = [line for line in caplog.messages if "taken to deliver a message 3 times" in line]
+    assert f"may not publish to '{INFO}.guarded_default.guarded': allow it" in warning
+    assert "queue 'default' (stream 'guarded_default')" in warning
