@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from dramatiq import Message, MessageProxy
 
 from ..client import OnReconnect, OutboxItem, parse_headers, publish_command
+from ..options import LONGEST
 from ..streams import Limits
 from ..wire import SCHEDULER, STATE, Headers, Origin, deliveries_of, quote_text
 from .bookkeeping import Bookkeeping
@@ -29,7 +30,7 @@ _ON_RECONNECT = {ACK: OnReconnect.SEND_AGAIN, PROGRESS: OnReconnect.DROP}
 
 #: The longest delay of a negative acknowledgement, in milliseconds: a hundred years.  The server counts
 #: nanoseconds in 64 bits, and takes what is no whole number for no delay at all.
-MAX_DELAY = 36_525 * 86_400_000
+MAX_DELAY = LONGEST
 
 
 def nak(delay: float) -> bytes:

@@ -12,6 +12,12 @@ LOOKAHEAD = 50
 #: Seconds over which the pace of finished messages is averaged.
 PACE_WINDOW = 0.25
 
+#: Seconds after which the server forgets what was asked for beyond one message for each thread.
+PASSING = 0.25
+
+#: Seconds after which a request of that kind is taken for lost, for no answer tells its end.
+LOST = 2.0
+
 #: The most to hold, as a multiple of dramatiq's own prefetch.
 MAX_FACTOR = 8
 
@@ -92,3 +98,60 @@ class Prefetch:
         worthwhile = max((capacity - self.threads) // 2, 1)
         missing = capacity - held
         return missing if missing >= worthwhile else 0
+
+
+class Credit:
+    """What was asked of the server and did not arrive yet.
+
+    One message for each thread is asked for lastingly.  More is asked for only while messages are
+    known to wait, and the server forgets it as soon as none does: what follows after a pause may be
+    slow, and then belongs to whichever worker has a thread for it.
+
+    Parameters:
+      prefetch(Prefetch): How much may be held.
+      clock(Callable): Gives the time in seconds.
+    """
+
+    def __init__(self, prefetch: Prefetch, clock: Callable[[], float] = time.monotonic) -> None:
+        self.prefetch = prefetch
+        self.lasting = 0
+        self.passing = 0
+        self._clock = clock
+        self._asked_at = 0.0
+
+    def ask(self, held: int, waiting: int) -> tuple[int, int]:
+        """How many to ask for now, lastingly and in passing.
+
+        Parameters:
+          held(int): How many messages are held.
+          waiting(int): How many the server has yet to deliver, as far as it is known.
+        """
+        now = self._clock()
+        if self.passing and now - self._asked_at > LOST:
+            self.passing = 0
+        lasting = max(self.prefetch.threads - held - self.lasting, 0)
+        self.lasting += lasting
+        asked = self.lasting + self.passing
+        passing = max(min(self.prefetch.wanted(held + asked), waiting - asked), 0) if waiting > asked else 0
+        if passing:
+            self.passing += passing
+            self._asked_at = now
+        return lasting, passing
+
+    def arrived(self, *, passing: bool) -> None:
+        """Count a message that a request brought."""
+        if passing:
+            self.passing = max(self.passing - 1, 0)
+        else:
+            self.lasting = max(self.lasting - 1, 0)
+
+    def ended(self, left: int | None, *, passing: bool) -> None:
+        """Count what a request that ended did not bring; None if nothing is left of any of its kind."""
+        if passing:
+            self.passing = 0 if left is None else max(self.passing - left, 0)
+        else:
+            self.lasting = 0 if left is None else max(self.lasting - left, 0)
+
+    def forget(self) -> None:
+        """Begin anew: nothing that was asked for will arrive."""
+        self.lasting = self.passing = 0

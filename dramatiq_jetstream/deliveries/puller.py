@@ -19,8 +19,9 @@ from dramatiq.logging import get_logger
 from ..client import DESCRIPTION, STATUS, OutboxItem, Session, parse_headers, publish_command
 from ..errors import BrokerError
 from ..streams import Limits, Route
+from ..wire import pending_of
 from .delivery import PROGRESS, AttemptRecord, Delivery, nak
-from .prefetch import Prefetch
+from .prefetch import PASSING, Credit, Prefetch
 
 #: Seconds between the server's signs of life while a pull request waits.
 HEARTBEAT = 2.0
@@ -36,6 +37,10 @@ MAX_PAUSE = 10_000
 
 #: Milliseconds until a message is delivered again that could not be passed on.
 RETURN_DELAY = 5_000
+
+#: What makes a pull request last, or end as soon as nothing is there.
+_LASTING = {"expires": int(EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)}
+_PASSING = {"expires": int(PASSING * 1e9), "no_wait": True}
 
 _ACK_PREFIX = b"$JS.ACK."
 _PENDING = "Nats-Pending-Messages"
@@ -71,7 +76,8 @@ class Puller:
         self._deliver: Callable[[Delivery], None]
         self._held: dict[str, Delivery] = {}
         self._recalling: set[asyncio.Task[None]] = set()
-        self._requested = 0
+        self._credit = Credit(prefetch)
+        self._last_reply = ""
         self._received = 0
         self._finished = 0
         self._refilling = False
@@ -79,8 +85,8 @@ class Puller:
         self._stopped = False
         self._failures = 0
         self._heard = 0.0
-        self._inbox = ""
-        self._subscription: Any = None
+        self._inbox = self._passing_inbox = ""
+        self._subscriptions: list[Any] = []
         self._resuming: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -116,7 +122,7 @@ class Puller:
         for task in (self._watching, self._resuming):
             if task is not None:
                 task.cancel()
-        await self.session.unsubscribe(self._subscription)
+        await self._unsubscribe()
         await asyncio.gather(*self._recalling, return_exceptions=True)
         self._end_renewal()
 
@@ -142,21 +148,36 @@ class Puller:
 
     async def _open(self) -> None:
         self.limits = await self._prepare(self.session, self.route)
-        self._inbox, self._subscription = await self.session.receive(self._on_message)
-        self._requested = 0
+        self._inbox = await self._subscribe(passing=False)
+        self._passing_inbox = await self._subscribe(passing=True)
+        self._credit.forget()
         self._heard = time.monotonic()
         self._ready = True
         self._refill()
 
+    async def _subscribe(self, *, passing: bool) -> str:
+        inbox, subscription = await self.session.receive(partial(self._on_message, passing))
+        self._subscriptions.append(subscription)
+        return inbox
+
+    async def _unsubscribe(self) -> None:
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            await self.session.unsubscribe(subscription)
+
     def _refill(self) -> None:
         self._refilling = False
         self._count_finished()
-        wanted = self.prefetch.wanted(len(self._held) + self._requested) if self._ready else 0
-        if wanted > 0:
-            self._requested += wanted
-            request = {"batch": wanted, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)}
-            command = publish_command(self._next, json.dumps(request).encode(), self._inbox)
-            self.session.outbox.send(OutboxItem(command))
+        if self._ready:
+            waiting = pending_of(self._last_reply) if self._last_reply else 0
+            lasting, passing = self._credit.ask(len(self._held), waiting)
+            if lasting:
+                self._pull({"batch": lasting, **_LASTING}, self._inbox)
+            if passing:
+                self._pull({"batch": passing, **_PASSING}, self._passing_inbox)
+
+    def _pull(self, request: dict[str, Any], inbox: str) -> None:
+        self.session.outbox.send(OutboxItem(publish_command(self._next, json.dumps(request).encode(), inbox)))
 
     def _count_finished(self) -> None:
         finished = self._received - len(self._held) - self._finished
@@ -171,14 +192,15 @@ class Puller:
             self._refilling = True
             asyncio.get_running_loop().call_soon(self._refill)
 
-    def _on_message(self, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
+    def _on_message(self, passing: bool, subject: bytes, reply: bytes, headers: bytes, body: bytes) -> None:
         self._heard = time.monotonic()
         if not reply.startswith(_ACK_PREFIX):
-            self._on_status(parse_headers(headers))
+            self._on_status(parse_headers(headers), passing=passing)
             return
-        self._requested = max(self._requested - 1, 0)
+        self._credit.arrived(passing=passing)
         self._recovered()
         delivery = Delivery(reply.decode(), body, headers, self)
+        self._last_reply = delivery.reply
         self._held[delivery.reply] = delivery
         self._received += 1
         try:
@@ -206,25 +228,26 @@ class Puller:
         delivery.record = await self._recall(self.session, delivery)
         self._deliver(delivery)
 
-    def _on_status(self, headers: dict[str, str]) -> None:
+    def _on_status(self, headers: dict[str, str], *, passing: bool) -> None:
         status = headers.get(STATUS, "")
         text = headers.get(DESCRIPTION, "")
         if status in ("100", "404", "408"):
             self._recovered()
         if status == "100":
             return
-        if _PENDING in headers:
-            self._requested = max(self._requested - int(headers[_PENDING]), 0)
-            self._refill()
-            return
-        self._requested = 0
-        if status in ("404", "408"):
+        if passing:
+            # Nothing waits any more, until a message tells otherwise.
+            self._last_reply = ""
+        if _PENDING in headers or status in ("404", "408"):
+            left = int(headers[_PENDING]) if _PENDING in headers else None
+            self._credit.ended(left, passing=passing)
             self._refill()
         else:
+            self._credit.forget()
             self._interrupt(text or ("no such consumer, or it has no leader" if status == "503" else status))
 
     def _on_reconnect(self) -> None:
-        self._requested = 0
+        self._credit.forget()
         self._interrupt(None)
 
     def _interrupt(self, reason: str | None) -> None:
@@ -249,7 +272,7 @@ class Puller:
                 return
 
     async def _reopen(self) -> None:
-        await self.session.unsubscribe(self._subscription)
+        await self._unsubscribe()
         await self._open()
 
     def _report(self, reason: str) -> None:
@@ -265,9 +288,9 @@ class Puller:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT)
-            if self._ready and self._requested and time.monotonic() - self._heard > SILENCE:
+            if self._ready and self._credit.lasting and time.monotonic() - self._heard > SILENCE:
                 self.logger.debug("No heartbeat for %.1f s; pulling again.", SILENCE)
-                self._requested = 0
+                self._credit.forget()
                 self._interrupt(None)
             else:
                 # Whoever let go of a message may have been interrupted before it said so.

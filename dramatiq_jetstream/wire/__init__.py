@@ -23,7 +23,7 @@ from .headers import (
     quote_text,
     unquote_text,
 )
-from .origin import Origin, Source, deliveries_of
+from .origin import Origin, Source, deliveries_of, pending_of
 from .payloads import AnyMessage, DramatiqPayload, JsonPayload, PayloadFormat
 from .publication import Publication, message_id_of, new_id
 
@@ -55,6 +55,7 @@ __all__ = [
     "deliveries_of",
     "message_id_of",
     "new_id",
+    "pending_of",
     "quote_text",
     "unquote_text",
 ]

@@ -38,6 +38,12 @@ def deliveries_of(reply: str) -> int:
     return int(tokens[start + 2])
 
 
+def pending_of(reply: str) -> int:
+    """How many messages the consumer had yet to deliver after this one, read from its acknowledgement subject."""
+    tokens, start = _tokens(reply)
+    return int(tokens[start + 6])
+
+
 def _tokens(reply: str) -> tuple[list[str], int]:
     """The tokens of an acknowledgement subject, and where among them its stream is."""
     tokens = reply.split(".")

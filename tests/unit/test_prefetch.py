@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dramatiq_jetstream.deliveries.prefetch import LOOKAHEAD, MAX_FACTOR, PACE_WINDOW, Prefetch
+from dramatiq_jetstream.deliveries.prefetch import LOOKAHEAD, LOST, MAX_FACTOR, PACE_WINDOW, Credit, Prefetch
 
 THREADS = 8
 
@@ -152,3 +152,78 @@ def test_number_that_a_user_chose_is_kept_even_if_it_is_the_default() -> None:
     chosen = Prefetch.choose(2 * THREADS, THREADS, bound=False, chosen=True)
 
     assert (chosen.capacity, chosen.limit) == (2 * THREADS, 2 * THREADS)
+
+
+def test_each_thread_is_asked_for_lastingly_and_nothing_else_while_nothing_waits(
+    prefetch: Prefetch, clock: Clock
+) -> None:
+    work(prefetch, clock, 1.0, 0.001)
+    credit = Credit(prefetch, clock)
+
+    assert credit.ask(held=0, waiting=0) == (THREADS, 0)
+    assert credit.ask(held=0, waiting=THREADS) == (0, 0)
+    credit.arrived(passing=False)
+    assert credit.ask(held=1, waiting=0) == (0, 0)
+    assert credit.ask(held=0, waiting=0) == (1, 0)
+
+
+def test_what_waits_is_asked_for_in_passing_at_the_present_pace(prefetch: Prefetch, clock: Clock) -> None:
+    work(prefetch, clock, 1.0, 0.001)
+    credit = Credit(prefetch, clock)
+
+    assert credit.ask(held=0, waiting=100_000) == (THREADS, prefetch.capacity - THREADS)
+    assert credit.ask(held=0, waiting=100_000) == (0, 0)
+    # No more than waits: what else was asked for comes first.
+    credit.forget()
+    assert credit.ask(held=0, waiting=THREADS + 60) == (THREADS, 60)
+    assert credit.ask(held=0, waiting=THREADS + 60) == (0, 0)
+
+
+def test_slow_actors_ask_for_nothing_in_passing(prefetch: Prefetch, clock: Clock) -> None:
+    work(prefetch, clock, 10.0, 1.0)
+
+    assert Credit(prefetch, clock).ask(held=0, waiting=100_000) == (THREADS, 0)
+
+
+def test_request_that_ends_gives_back_what_it_did_not_bring(prefetch: Prefetch, clock: Clock) -> None:
+    work(prefetch, clock, 1.0, 0.001)
+    credit = Credit(prefetch, clock)
+    _, asked = credit.ask(held=0, waiting=100_000)
+
+    credit.arrived(passing=True)
+    credit.ended(10, passing=True)
+    assert (credit.lasting, credit.passing) == (THREADS, asked - 11)
+    credit.ended(None, passing=True)
+    credit.ended(2, passing=False)
+    assert (credit.lasting, credit.passing) == (THREADS - 2, 0)
+    credit.ended(None, passing=False)
+    credit.arrived(passing=True)
+    credit.arrived(passing=False)
+    assert (credit.lasting, credit.passing) == (0, 0)
+
+
+def test_request_in_passing_that_the_server_lost_holds_nothing_back(prefetch: Prefetch, clock: Clock) -> None:
+    work(prefetch, clock, 1.0, 0.001)
+    credit = Credit(prefetch, clock)
+    credit.ask(held=0, waiting=100_000)
+
+    clock.now += LOST + 0.1
+    work(prefetch, clock, 1.0, 0.001)
+
+    _, passing = credit.ask(held=0, waiting=100_000)
+    assert passing == prefetch.capacity - THREADS
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 10_000), st.floats(0, 5)), max_size=30))
+def test_threads_never_go_without_credit(steps: list[tuple[int, int, float]]) -> None:
+    clock = Clock()
+    prefetch = Prefetch.choose(2 * THREADS, THREADS, bound=False, clock=clock)
+    credit = Credit(prefetch, clock)
+    for held, waiting, seconds in steps:
+        clock.now += seconds
+        prefetch.finished(held)
+        credit.ask(held, waiting)
+
+        assert held + credit.lasting >= THREADS
+        assert credit.lasting <= THREADS
+        assert credit.passing <= prefetch.limit
