@@ -33,6 +33,7 @@ from dramatiq_jetstream.wire import (
     Origin,
     PayloadFormat,
     Publication,
+    pending_of,
     quote_text,
     unquote_text,
 )
@@ -161,6 +162,7 @@ def test_origin_is_read_from_every_form_of_acknowledgement_subject(reply: str) -
 
     assert origin == Origin("IMAGES", "BW", deliveries=2, sequence=121, timestamp=1_606_000_000_123_000_456)
     assert origin.milliseconds == 1_606_000_000_123
+    assert pending_of(reply) == 3
 
 
 @pytest.mark.parametrize("reply", ["", "_INBOX.abc.1", "$JS.ACK.IMAGES.BW.2.121.7.1606000000123000456"])
