@@ -149,7 +149,8 @@ class Puller:
     async def _open(self) -> None:
         self.limits = await self._prepare(self.session, self.route)
         self._inbox = await self._subscribe(passing=False)
-        self._passing_inbox = await self._subscribe(passing=True)
+        if self.prefetch.lookahead:
+            self._passing_inbox = await self._subscribe(passing=True)
         self._credit.forget()
         self._heard = time.monotonic()
         self._ready = True
