@@ -116,7 +116,16 @@ async def read_last(session: Session, stream: str, subjects: Sequence[str]) -> l
     Raises:
       CallTimeout: If there is no answer within the timeout.
     """
-    return (await _collect(session, stream, {"multi_last": subjects})).messages if subjects else []
+    found: list[StoredMessage] = []
+    start = 1
+    while subjects:
+        request = {"seq": start, "multi_last": subjects, "max_bytes": PAGE_BYTES}
+        page = await _collect(session, stream, request)
+        found += page.messages
+        if not page.messages or not page.pending:
+            break
+        start = page.messages[-1].sequence + 1
+    return found
 
 
 async def next_of(session: Session, stream: str, subject: str, start: int) -> StoredMessage | None:
@@ -131,8 +140,20 @@ async def _read_page(session: Session, stream: str, subject: str, start: int, co
         return await _collect(session, stream, request)
     except NoResponders:
         # Without allow_direct nobody serves such reads; one at a time always works.
-        found = await next_of(session, stream, subject, start)
-        return _Page([found], 1) if found else _Page([], 0)
+        return await _read_singly(session, stream, subject, start, count)
+
+
+async def _read_singly(session: Session, stream: str, subject: str, start: int, count: int) -> _Page:
+    found: list[StoredMessage] = []
+    size = 0
+    while len(found) < count and size < PAGE_BYTES:
+        message = await next_of(session, stream, subject, start)
+        if message is None:
+            return _Page(found, 0)
+        found.append(message)
+        size += len(message.body)
+        start = message.sequence + 1
+    return _Page(found, 1)
 
 
 async def _collect(session: Session, stream: str, request: Mapping[str, object]) -> _Page:
