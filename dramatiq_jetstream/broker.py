@@ -430,7 +430,8 @@ class JetStreamBroker(Broker):
 
         Returns:
           Iterator[DelayedMessage]: Each message with the UNIX time in milliseconds at which it is
-          due, in the order they were sent.
+          due, in the order they were sent.  Somebody else's may have a schedule that names no
+          time, or none, and no time then.
         """
         queue = self._declared(queue_name)
         return scheduled.waiting(self.connection, queue.route, queue.payload)

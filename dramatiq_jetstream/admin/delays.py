@@ -22,7 +22,9 @@ class DelayedView:
       message_id(str): dramatiq's id of it, if it can be decoded.
       args(tuple): Its positional arguments.
       kwargs(dict): Its keyword arguments.
-      due(int): When it is due, in UNIX milliseconds.
+      due(int): When it is due, in UNIX milliseconds; None if that cannot be told.
+      schedule(str): The server's schedule of it; None if it has none and is never delivered.
+      subject(str): Its subject.
     """
 
     queue: str
@@ -31,7 +33,9 @@ class DelayedView:
     message_id: str | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    due: int
+    due: int | None
+    schedule: str | None
+    subject: str
 
 
 def list_delayed(broker: JetStreamBroker, queue_names: Sequence[str] | None = None) -> Iterator[DelayedView]:
@@ -49,11 +53,27 @@ def list_delayed(broker: JetStreamBroker, queue_names: Sequence[str] | None = No
             yield _view(queue_name, waiting)
 
 
-def cancel_delayed(broker: JetStreamBroker, message_id: str) -> bool:
-    """Cancel what is held back of a message in any declared queue, and tell whether there was anything."""
-    routes = [broker.queue(queue_name).route for queue_name in _delaying(broker, None)]
-    held = [broker.connection.call(partial(scheduled.cancel, route=route, message_id=message_id)) for route in routes]
-    return sum(held) > 0
+def cancel_delayed(broker: JetStreamBroker, message: str, queue_name: str | None = None) -> bool:
+    """Cancel what is held back, whoever sent it, and tell whether there was anything.
+
+    Parameters:
+      broker(JetStreamBroker): The broker.
+      message(str): dramatiq's id of the message; or its subject; or, with a queue, its sequence in the queue's stream.
+      queue_name(str): Only in this queue.  Defaults to all that are declared.
+
+    Raises:
+      QueueNotFound: If the given queue was never declared.
+    """
+    routes = [broker.queue(name).route for name in _delaying(broker, None if queue_name is None else [queue_name])]
+    call = broker.connection.call
+    held = sum([call(partial(scheduled.cancel, route=route, message_id=message)) for route in routes])
+    if not held:
+        held = sum([call(partial(scheduled.cancel_subject, route=route, subject=message)) for route in routes])
+    if not held and queue_name is not None and message.isascii() and message.isdecimal():
+        # No sequence has more than twenty digits.
+        sequence = int(message[:21])
+        held = sum([call(partial(scheduled.cancel_sequence, route=route, sequence=sequence)) for route in routes])
+    return held > 0
 
 
 def run_delayed(broker: JetStreamBroker, message_id: str) -> bool:
@@ -78,4 +98,6 @@ def _view(queue_name: str, waiting: DelayedMessage) -> DelayedView:
         args=tuple(message.args) if message else (),
         kwargs=dict(message.kwargs) if message else {},
         due=waiting.due,
+        schedule=waiting.schedule,
+        subject=waiting.subject,
     )

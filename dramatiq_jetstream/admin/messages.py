@@ -13,6 +13,7 @@ from dramatiq.errors import DecodeError
 
 from ..broker import JetStreamBroker
 from ..dead_letters import DeadLetter
+from ..names import covers
 from ..sending import Queue, due_of
 from ..streams import StoredMessage, counts, reading
 from ..wire import SCHEDULE
@@ -33,10 +34,12 @@ class StoredView:
       kwargs(dict): Its keyword arguments.
       options(dict): Its options.
       stored_at(int): When the stream stored it, in UNIX milliseconds.
-      due(int): When it is due, in UNIX milliseconds, if it is delayed.
+      due(int): When it is due, in UNIX milliseconds, if it is delayed and that can be told.
       error(str): Why it cannot be decoded, if it cannot.
       body(bytes): Its body.
       headers(dict): Its headers.
+      schedule(str): The server's schedule of it, if it is delayed; without one, it is never delivered.
+      subject(str): Its subject.
     """
 
     queue: str
@@ -53,6 +56,8 @@ class StoredView:
     error: str | None
     body: bytes
     headers: dict[str, str]
+    schedule: str | None = None
+    subject: str = ""
 
 
 def peek(broker: JetStreamBroker, queue_name: str, limit: int | None = None) -> Iterator[StoredView]:
@@ -91,22 +96,25 @@ class _Reader:
     """Tells the states of a queue's messages."""
 
     passed: int
+    floor: int
     held: int
     scheduled: str
 
     def state(self, found: StoredMessage) -> str:
-        if SCHEDULE in found.headers and found.subject.startswith(self.scheduled):
+        if covers(self.scheduled, found.subject):
             return "delayed"
         if found.sequence > self.passed:
             return "ready"
-        return "held" if self.held else "exhausted"
+        # Nothing up to the floor is held any more.
+        return "held" if self.held and found.sequence > self.floor else "exhausted"
 
 
 def _reader(broker: JetStreamBroker, queue: Queue) -> _Reader:
     state = broker.connection.call(lambda session: counts.inspect(session, queue.route))
     consumer = state.consumer
     passed = consumer.get("delivered", {}).get("stream_seq", 0)
-    return _Reader(passed, consumer.get("num_ack_pending", 0), f"{broker.names.prefix}.delayed.")
+    floor = consumer.get("ack_floor", {}).get("stream_seq", 0)
+    return _Reader(passed, floor, consumer.get("num_ack_pending", 0), broker.names.delayed_subject(queue.name))
 
 
 def _all(broker: JetStreamBroker, queue: Queue) -> Iterator[StoredView]:
@@ -134,6 +142,8 @@ def _read(queue: Queue, found: StoredMessage, state: str) -> StoredView:
         error=error,
         body=found.body,
         headers=found.own_headers,
+        schedule=found.headers.get(SCHEDULE) if state == "delayed" else None,
+        subject=found.subject,
     )
 
 

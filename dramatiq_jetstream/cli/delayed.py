@@ -39,17 +39,33 @@ def list_delayed(operator: Operator, queues: tuple[str, ...], limit: int) -> int
         return 0
     rows = [_row(view) for view in found]
     if rows:
-        operator.output.show(table(("due", "in", "queue", "message", "call"), rows, right=("in",)))
+        operator.output.show(table(("seq", "due", "in", "queue", "message", "call"), rows, right=("seq", "in")))
     else:
         operator.say("Nothing is delayed.")
     return 0
 
 
-@command(delayed, "cancel", examples="\n  dramatiq-jetstream delayed cancel 5e91425f-c89d-4c47-b6d2-e95d4cf6b74a\n")
-@click.argument("message_ids", nargs=-1, required=True)
-def cancel(operator: Operator, message_ids: tuple[str, ...]) -> int:
-    """Drop messages that the server still holds back, given their ids."""
-    return _each(operator, message_ids, admin.cancel_delayed, "cancelled")
+@command(
+    delayed,
+    "cancel",
+    examples="""
+  dramatiq-jetstream delayed cancel 5e91425f-c89d-4c47-b6d2-e95d4cf6b74a
+  dramatiq-jetstream delayed cancel --queue default 121
+""",
+)
+@click.argument("messages", nargs=-1, required=True)
+@click.option("--queue", help="Only of this queue; needed to name messages by their sequence.")
+def cancel(operator: Operator, messages: tuple[str, ...], queue: str | None) -> int:
+    """Drop MESSAGES that the server still holds back, whoever sent them.
+
+    Each is named by its id, by its subject, or with --queue by its sequence in the queue's stream.
+    """
+    name = None if queue is None else operator.queue(queue)
+
+    def drop(broker: JetStreamBroker, message: str) -> bool:
+        return admin.cancel_delayed(broker, message, name)
+
+    return _each(operator, messages, drop, "cancelled")
 
 
 @command(delayed, "run-now", examples="\n  dramatiq-jetstream delayed run-now 5e91425f-c89d-4c47-b6d2-e95d4cf6b74a\n")
@@ -75,5 +91,8 @@ def _each(
 
 def _row(view: DelayedView) -> tuple[object, ...]:
     call = f"{view.actor}({arguments(view.args, view.kwargs)})" if view.actor else "undecodable"
-    left = age(max(view.due - current_millis(), 0))
-    return moment(view.due), left, view.queue, view.message_id or "-", cut(call)
+    if view.due is None:
+        due, left = cut(view.schedule or "never"), "-"
+    else:
+        due, left = moment(view.due), age(max(view.due - current_millis(), 0))
+    return view.sequence, due, left, view.queue, view.message_id or "-", cut(call)

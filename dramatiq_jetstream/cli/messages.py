@@ -135,7 +135,12 @@ def print_whole(operator: Operator, view: StoredView | DeadLetter) -> None:
 
 def _row(view: StoredView) -> tuple[object, ...]:
     now = current_millis()
-    when = f"in {age(max((view.due or now) - now, 0))}" if view.state == "delayed" else age(now - view.stored_at)
+    if view.state != "delayed":
+        when = age(now - view.stored_at)
+    elif view.due is None:
+        when = cut(view.schedule or "never")
+    else:
+        when = f"in {age(max(view.due - now, 0))}"
     call = f"{view.actor}({arguments(view.args, view.kwargs)})" if view.actor else f"undecodable: {view.error}"
     return view.sequence, view.state, when, view.message_id or "-", cut(call)
 
@@ -147,8 +152,12 @@ def _stored_lines(view: StoredView) -> dict[str, object]:
         "state": view.state,
         "stored": f"{moment(view.stored_at)} as {view.sequence} of {view.stream}",
     }
-    if view.due:
+    if view.due is not None:
         lines["due"] = moment(view.due)
+    elif view.state == "delayed":
+        lines["due"] = f"by the schedule {view.schedule}" if view.schedule else "never: it has no schedule"
+    if view.state == "delayed":
+        lines["subject"] = view.subject
     if view.error:
         return {**lines, "undecodable": view.error, "headers": _readable(view.headers), "body": _text(view.body)}
     return {**lines, "call": f"{view.actor}({arguments(view.args, view.kwargs)})", "options": _readable(view.options)}

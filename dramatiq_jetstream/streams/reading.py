@@ -27,6 +27,9 @@ from ..wire import Origin
 PAGE = 256
 PAGE_BYTES = 8 * 1024 * 1024
 
+#: The server counts in 64 bits, and refuses to read what is beyond.
+MAX_SEQUENCE = 2**64 - 1
+
 _SUBJECT = "Nats-Subject"
 _SEQUENCE = "Nats-Sequence"
 _TIMESTAMP = "Nats-Time-Stamp"
@@ -202,7 +205,9 @@ def walk(connection: Connection, stream: str, subject: str, after: int = 0) -> I
 
 
 async def get(session: Session, stream: str, sequence: int) -> StoredMessage | None:
-    """Get one message of any stream, or None if it is gone."""
+    """Get one message of any stream, or None if there is none."""
+    if not 0 < sequence <= MAX_SEQUENCE:
+        return None
     return await _get(session, stream, {"seq": sequence})
 
 

@@ -11,7 +11,7 @@ import pytest
 from dramatiq import Message
 
 from dramatiq_jetstream import JetStreamBroker
-from dramatiq_jetstream.admin import peek
+from dramatiq_jetstream.admin import peek, show
 from dramatiq_jetstream.streams import StoredMessage, reading
 from tests.support.admin import Admin
 from tests.support.workers import run_worker
@@ -144,6 +144,14 @@ def test_headers_that_look_like_the_servers_own_do_not_lead_astray(
 
     assert [(message.sequence, message.subject) for message in found] == [(n, subject) for n in (1, 2, 3)]
     assert all(isinstance(message, StoredMessage) and message.timestamp for message in found)
+
+
+@pytest.mark.parametrize("sequence", [-1, 0, 2, 2**63, 2**64 - 1, 2**64, 10**400])
+def test_there_is_nothing_at_a_sequence_that_was_never_used(declared: JetStreamBroker, sequence: int) -> None:
+    declared.enqueue(make_message("one"))
+
+    assert show(declared, "default", sequence) is None
+    assert declared.dead_letters.get(sequence) is None
 
 
 def test_messages_removed_while_they_are_read_are_skipped(declared: JetStreamBroker, admin: Admin) -> None:

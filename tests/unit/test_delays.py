@@ -15,8 +15,9 @@ from dramatiq_jetstream.deliveries.delivery import nak
 from dramatiq_jetstream.errors import DelayNotSupported, MessageTooLarge
 from dramatiq_jetstream.names import Names, covers
 from dramatiq_jetstream.sending.outgoing import check_delay, due_at, publication
+from dramatiq_jetstream.sending.scheduled import due_of
 from dramatiq_jetstream.settings import WorkQueue
-from dramatiq_jetstream.streams import Route
+from dramatiq_jetstream.streams import Route, StoredMessage
 from dramatiq_jetstream.wire import MSG_ID, SCHEDULE, SCHEDULE_TARGET, DramatiqPayload, JsonPayload, Publication
 
 QUEUE = "default"
@@ -55,6 +56,47 @@ def test_due_time_is_exact_to_the_millisecond(due: int) -> None:
     moment = datetime.strptime(schedule, "@at %Y-%m-%dT%H:%M:%S.%f%z")
     since = moment - datetime(1970, 1, 1, tzinfo=timezone.utc)
     assert since.total_seconds() * 1000 == pytest.approx(due, abs=0.1)
+
+
+def held(schedule: str | None) -> StoredMessage:
+    return StoredMessage("s", 1, "dramatiq.delayed.default.a.b", {} if schedule is None else {SCHEDULE: schedule}, b"", 0)
+
+
+@given(st.integers(0, 253_402_300_799_999))
+def test_due_time_is_read_back_as_it_was_written(due: int) -> None:
+    assert due_of(held(publish(route(), due=due).headers[SCHEDULE])) == due
+
+
+@pytest.mark.parametrize(
+    ("schedule", "due"),
+    [
+        ("@at 1970-01-01T00:00:01Z", 1_000),
+        ("@at 1970-01-01T00:00:01.5Z", 1_500),
+        ("@at 1970-01-01T00:00:01.123456789Z", 1_123),
+        ("@at 1970-01-01T02:00:01+02:00", 1_000),
+        ("@at 1969-12-31T23:30:00.250-00:45", 900_250),
+        ("@at 9999-12-31T23:59:59-14:00", 253_402_351_199_000),
+        ("@at 0001-01-01T00:00:00+14:00", -62_135_647_200_000),
+    ],
+)
+def test_due_time_is_read_in_every_form_of_rfc_3339(schedule: str, due: int) -> None:
+    assert due_of(held(schedule)) == due
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        *(None, "", "@every 1s", "@hourly", "0 0 * * * *", "@at", "@at tomorrow", "@at 1970-01-01T00:00:01"),
+        *("@at 1970-13-01T00:00:01Z", "@at 1970-01-01T00:00:60Z", "@at ١٩٧٠-01-01T00:00:01Z", "1970-01-01T00:00:01Z"),
+    ],
+)
+def test_schedule_that_names_no_moment_has_no_due_time(schedule: str | None) -> None:
+    assert due_of(held(schedule)) is None
+
+
+@given(st.text())
+def test_due_time_of_any_schedule_can_be_asked(schedule: str) -> None:
+    assert due_of(held(schedule)) is None or schedule.startswith("@at ")
 
 
 @given(st.text(st.characters()))
