@@ -16,11 +16,8 @@ from ..names import covers
 from ..streams import Route, StoredMessage, reading
 from ..wire import EXPECTED_SUBJECT_SEQUENCE, MSG_ID, SCHEDULE, PayloadFormat, Publication
 
-
 #: When a schedule of ours fires: a moment with its zone, as RFC 3339 has it.
-_MOMENT = re.compile(
-    r"@at (\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII
-)
+_MOMENT = re.compile(r"@at (\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -116,8 +113,9 @@ def due_of(found: StoredMessage) -> int | None:
     if read is None:
         return None
     *numbers, fraction, sign, hours, minutes = read.groups()
+    year, month, day, hour, minute, second = map(int, numbers)
     try:
-        moment = datetime(*map(int, numbers), tzinfo=timezone.utc)
+        moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
     except ValueError:
         return None
     zone = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))

@@ -45,6 +45,7 @@ def test_delay_of_a_month_is_held_by_the_server_alone(application: Application) 
     assert application.broker.get_queue_message_counts("default") == (0, 1, 0)
     [waiting] = application.broker.delayed("default")
     assert waiting.message is not None
+    assert waiting.due is not None
     assert waiting.message.message_id == message.message_id
     assert before + MONTH <= waiting.due <= current_millis() + MONTH
 

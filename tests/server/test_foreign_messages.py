@@ -24,7 +24,16 @@ FOREIGN = {
 }
 
 #: Bodies that are no message of dramatiq's.
-BODIES = [b"", b"hello", b"\xff\xfe", b"[]", b"null", b'{"args": {}}', b"[" * 100_000, b'{"queue_name": 5, "options": 5}']
+BODIES = [
+    b"",
+    b"hello",
+    b"\xff\xfe",
+    b"[]",
+    b"null",
+    b'{"args": {}}',
+    b"[" * 100_000,
+    b'{"queue_name": 5, "options": 5}',
+]
 
 
 class Foreign:
@@ -49,7 +58,9 @@ class Foreign:
 
 
 @pytest.fixture
-def broker(nats_url: str, namespace: str, admin_client: Admin, monkeypatch: pytest.MonkeyPatch) -> Iterator[JetStreamBroker]:
+def broker(
+    nats_url: str, namespace: str, admin_client: Admin, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[JetStreamBroker]:
     with imported(namespace, nats_url, monkeypatch) as broker:
         broker.setup()
         yield broker

@@ -59,7 +59,9 @@ def test_due_time_is_exact_to_the_millisecond(due: int) -> None:
 
 
 def held(schedule: str | None) -> StoredMessage:
-    return StoredMessage("s", 1, "dramatiq.delayed.default.a.b", {} if schedule is None else {SCHEDULE: schedule}, b"", 0)
+    return StoredMessage(
+        "s", 1, "dramatiq.delayed.default.a.b", {} if schedule is None else {SCHEDULE: schedule}, b"", 0
+    )
 
 
 @given(st.integers(0, 253_402_300_799_999))
