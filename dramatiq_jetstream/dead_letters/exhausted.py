@@ -1,43 +1,47 @@
 """Finds exhausted messages, as crash loops leave them: out of attempts, still in their stream, without a dead letter.
 
 The server says so once, in an advisory; a stream captures these, and workers share them as they
-share any queue.  An advisory that was never captured is made good by comparing counts.
+share any queue.  A sweep finds what no advisory told of.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
+import math
 import random
+import time
 from collections.abc import Callable, Iterable
 
-from dramatiq.errors import DecodeError
+from dramatiq.common import compute_backoff
 from dramatiq.logging import get_logger
 
 from ..client import Session
-from ..deliveries import ACK, AttemptRecord, AttemptRecords, Delivery, JetStreamMessage, Prefetch, Puller, nak
-from ..errors import ApiError, BrokerError
+from ..deliveries import ACK, AttemptRecord, AttemptRecords, Delivery, Prefetch, Puller, nak
+from ..errors import BrokerError, ConsumerNotFound, StreamNotFound
 from ..names import Names
 from ..sending import Queue
-from ..settings import WorkQueue
-from ..streams import Limits, Route, StoredMessage, consumer_requirement, limits, reading, stream_requirement
-from ..wire import EXPECTED_LAST_ID, EXPECTED_SEQUENCE, MSG_ID, Origin, Publication
-from .letter import Failure, Reason
+from ..streams import Route, StoredMessage, reading
+from .advisories import MAX_AGE_BOUND, Advisory, AdvisoryRoute, advisory_route, ensure
+from .exhausted_letters import ExhaustedLetters
 from .storing import DeadLetterStore
-
-SUBJECT = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
-
-#: The durable consumer of advisories.
-ADVISORY_CONSUMER = "keeper"
+from .sweeping import Looked, Sweep
 
 #: How many advisories to work on at once.
 PREFETCH = 16
 
-#: Milliseconds until an advisory comes back that this worker could not deal with.
-RETRY_DELAY = 5_000
+#: Milliseconds until an advisory comes back that this worker could not deal with, doubled each time; their limit if
+#: its dead letter cannot be stored; and their limit if nobody declares its queue here.
+MIN_DELAY = 500
+MAX_DELAY = 60_000
+MAX_DELAY_FOREIGN = 600_000
 
-#: Seconds between two sweeps, give or take half.
+#: Seconds between two warnings of one kind.
+REPORT_INTERVAL = 60.0
+
+#: Seconds between two sweeps that find nothing, give or take half, and before the first one.
 SWEEP_INTERVAL = 60.0
+FIRST_SWEEP = 10.0
 
 
 class ExhaustedMessages:
@@ -63,20 +67,20 @@ class ExhaustedMessages:
         self.logger = get_logger(__name__, type(self))
         self._names = names
         self._queues = queues
-        self._dead_letter_store = dead_letter_store
-        self._attempts = attempts
+        self._letters = ExhaustedLetters(dead_letter_store, attempts)
         self._replicas = replicas
         self._session: Session | None = None
         self._pullers: dict[str, Puller] = {}
         self._unwatched: dict[str, Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.Task[None] | None = None
-        self._suspects: dict[str, set[int]] = {}
+        self._sweeps: dict[str, Sweep] = {}
+        self._reported: dict[str, float] = {}
 
     async def prepare(self, session: Session, queue: Queue) -> None:
         """Make what looking after a queue needs, or go without; on the loop."""
         try:
-            await self._ensure(session, self.advisory_route(queue.route))
+            await ensure(session, self.advisory_route(queue.route))
         except BrokerError as error:
             self._report_unwatched(queue, error)
 
@@ -89,7 +93,7 @@ class ExhaustedMessages:
         route = self.advisory_route(queue.route)
         if route.stream in self._pullers:
             return
-        puller = Puller(session, route, Prefetch(PREFETCH, 0, 0), prepare=self._ensure, recall=_no_record)
+        puller = Puller(session, route, Prefetch(PREFETCH, 0, 0), prepare=ensure, recall=_no_record)
         self._pullers[route.stream] = puller
         try:
             await puller.start(lambda delivery: self._begin(session, delivery))
@@ -110,11 +114,16 @@ class ExhaustedMessages:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def advisory_route(self, route: Route) -> AdvisoryRoute:
+        """Where the advisories about a queue's consumer are captured."""
+        return advisory_route(self._names, route, self._replicas)
+
     def _report_unwatched(self, queue: Queue, error: BrokerError) -> None:
         if queue.name not in self._unwatched:
             self._unwatched[queue.name] = queue
             self.logger.warning(
-                "Messages of queue %r that crash their workers will not be dead letters, until this works: %s",
+                "Messages of queue %r that crash their workers get their dead letters only in a sweep, until this "
+                "works: %s",
                 queue.name,
                 error,
             )
@@ -124,147 +133,104 @@ class ExhaustedMessages:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def advisory_route(self, route: Route) -> Route:
-        """Where the advisories about a queue's consumer are captured; one stream for all of ours."""
-        stream, subject = self._names.advisories, f"{SUBJECT}.*.{self._names.consumer}"
-        if route.settings.bound:
-            stream, subject = self._names.advisories_of(route.queue_name), f"{SUBJECT}.{route.stream}.{route.consumer}"
-        settings = WorkQueue(
-            stream=stream,
-            subject=f"{SUBJECT}.{route.stream}.{route.consumer}",
-            consumer=ADVISORY_CONSUMER,
-            stream_subjects=[subject],
-        )
-        return _AdvisoryRoute(f"{stream} (advisories)", settings, self._names, self._replicas)
-
-    async def _ensure(self, session: Session, route: Route) -> Limits:
-        await stream_requirement(route).ensure(session)
-        return limits(await consumer_requirement(route, None).ensure(session))
-
     async def _handle(self, session: Session, delivery: Delivery) -> None:
-        """Deal with one advisory."""
+        """Deal with one advisory; whatever happens, it is answered."""
+        delay = _delay(delivery, MAX_DELAY)
         try:
-            advisory = json.loads(delivery.body)
-            queue = self._queue_of(advisory["stream"], advisory["consumer"])
-            if queue is None:
-                # A worker that consumes the queue knows how to read it.
-                delivery.settle(nak(RETRY_DELAY))
-                return
-            found = await reading.get(session, advisory["stream"], advisory["stream_seq"])
-            if found is not None:
-                await self._dead_letter(session, queue, found, advisory["deliveries"])
-            delivery.settle(ACK)
+            answer = await self._answer(session, delivery)
+        except Exception as error:
+            self._report(delivery, delay, error)
+            answer = nak(delay)
+        try:
+            delivery.settle(answer)
         except BrokerError as error:
-            self.logger.warning("An exhausted message waits for another try: %s", error)
-            delivery.settle(nak(RETRY_DELAY))
-        except (ValueError, KeyError, TypeError) as error:
-            self.logger.error("An advisory cannot be read: %s", error)
-            delivery.settle(ACK)
+            self.logger.debug("Advisory %s comes back after ack_wait: %s", delivery, error)
 
-    def _queue_of(self, stream: str, consumer: str) -> Queue | None:
-        wanted = (stream, consumer)
+    def _report(self, delivery: Delivery, delay: int, error: Exception) -> None:
+        """Say that a dead letter could not be stored; once a minute for each kind of error."""
+        now, kind = time.monotonic(), type(error).__name__
+        loud = now - self._reported.get(kind, -math.inf) >= REPORT_INTERVAL
+        if loud:
+            self._reported[kind] = now
+        self.logger.log(
+            logging.WARNING if loud else logging.DEBUG,
+            "The dead letter of a message that is out of attempts cannot be stored; it is tried again in %.1f s: %s. "
+            "The server's advisory: %a",
+            delay / 1000,
+            error,
+            delivery.body[:1_000].decode("utf-8", "replace"),
+            exc_info=not isinstance(error, BrokerError),
+        )
+
+    async def _answer(self, session: Session, delivery: Delivery) -> bytes:
+        try:
+            advisory = Advisory.read(delivery.body)
+        except ValueError as error:
+            self.logger.error("Advisory %s cannot be read and is dropped: %s", delivery, error)
+            return ACK
+        queue = self._queue_of(advisory)
+        if queue is None:
+            return await self._leave(session, delivery, advisory)
+        try:
+            found = await _exhausted_message(session, advisory)
+        except (StreamNotFound, ConsumerNotFound):
+            return ACK
+        if found is not None:
+            await self._letters.store(session, queue, found, advisory.deliveries)
+        return ACK
+
+    async def _leave(self, session: Session, delivery: Delivery, advisory: Advisory) -> bytes:
+        """Leave an advisory to a worker that consumes its queue and knows how to read the message."""
+        age = time.time_ns() // 1_000_000 - delivery.origin.milliseconds
+        try:
+            await session.call_api(f"STREAM.INFO.{advisory.stream}")
+        except StreamNotFound:
+            return ACK
+        return ACK if age > MAX_AGE_BOUND else nak(_delay(delivery, MAX_DELAY_FOREIGN))
+
+    def _queue_of(self, advisory: Advisory) -> Queue | None:
+        wanted = (advisory.stream, advisory.consumer)
         return next((queue for queue in self._queues() if (queue.route.stream, queue.route.consumer) == wanted), None)
 
-    async def _dead_letter(self, session: Session, queue: Queue, found: StoredMessage, deliveries: int) -> None:
-        route = queue.route
-        origin = Origin(route.stream, route.consumer, deliveries, found.sequence, found.timestamp)
-        delivery = Delivery("", found.body, found.headers, _NoLease(), origin)
-        if not route.settings.bound and await _was_copied(session, route, delivery):
-            await reading.delete(session, route.stream, found.sequence)
-            return
-        delivery.record = await self._attempts.recall(session, delivery)
-        message, reason, error = self._read(queue, delivery)
-        kept = route.settings.keeps_dead_letters
-        await self._dead_letter_store.store(session, route, Failure(delivery, message, reason, error, kept))
-        if not route.settings.keeps_dead_letters:
-            await reading.delete(session, route.stream, found.sequence)
-
-    def _read(self, queue: Queue, delivery: Delivery) -> tuple[JetStreamMessage | None, Reason, DecodeError | None]:
-        try:
-            decoded = queue.payload.decode(delivery)
-        except DecodeError as error:
-            return None, Reason.UNDECODABLE, error
-        message = JetStreamMessage(decoded, delivery)
-        message.recover()
-        return message, Reason.ATTEMPTS_EXCEEDED, None
-
     async def _sweep_for_ever(self) -> None:
+        pause, watch_again = min(FIRST_SWEEP, SWEEP_INTERVAL) * random.uniform(0.5, 1.5), 0.0
         while (session := self._session) is not None:
-            await asyncio.sleep(SWEEP_INTERVAL * random.uniform(0.5, 1.5))
-            for queue in list(self._unwatched.values()):
-                await self.watch(session, queue)
+            await asyncio.sleep(pause)
+            pause = SWEEP_INTERVAL * random.uniform(0.5, 1.5)
+            if time.monotonic() >= watch_again:
+                watch_again = time.monotonic() + pause
+                for queue in list(self._unwatched.values()):
+                    await self.watch(session, queue)
             for queue in list(self._queues()):
-                try:
-                    await self.sweep(session, queue)
-                except BrokerError as error:
-                    self.logger.debug("The sweep of queue %r waits: %s", queue.name, error)
+                looked = await self._sweep(session, queue)
+                pause = min(pause, math.inf if looked.pause is None else looked.pause)
 
-    async def sweep(self, session: Session, queue: Queue) -> int:
-        """Bury what is exhausted in a queue of ours and no advisory told of; on the loop.
-
-        The server does not say which messages are exhausted.  When none is in flight, though, all
-        that the consumer has passed and that are still there must be; and to be sure, they must
-        have been there at the sweep before.
-
-        Returns:
-          int: How many there were.
-        """
-        route = queue.route
-        if route.settings.bound:
-            return 0
-        consumer = await session.call_api(f"CONSUMER.INFO.{route.stream}.{route.consumer}")
-        passed = consumer["delivered"]["stream_seq"]
-        if consumer["num_ack_pending"]:
-            return 0
-        found = await reading.read(session, route.stream, route.filter, 1, PREFETCH)
-        seen = {message.sequence: message for message in found if message.sequence <= passed}
-        known = self._suspects.pop(route.stream, set()) & seen.keys()
-        self._suspects[route.stream] = seen.keys() - known
-        for sequence in known:
-            await self._dead_letter(session, queue, seen[sequence], consumer["config"].get("max_deliver", 1))
-        return len(known)
+    async def _sweep(self, session: Session, queue: Queue) -> Looked:
+        sweep = self._sweeps.setdefault(queue.name, Sweep(queue, self._letters))
+        try:
+            return await sweep.look(session)
+        except BrokerError as error:
+            self.logger.warning("The search for exhausted messages of queue %r waits: %s", queue.name, error)
+        except Exception:
+            self.logger.exception("The search for exhausted messages of queue %r failed; it goes on later.", queue.name)
+        return Looked(0, None)
 
 
-class _AdvisoryRoute(Route):
-    """A stream of advisories, whose subjects have wildcards that no queue's subject may have."""
-
-    @property
-    def filter(self) -> str:
-        return self.settings.stream_subjects[0]
-
-
-class _NoLease:
-    """Holds what was read from a stream instead of delivered: there is nothing to answer."""
-
-    limits = Limits(0, None)
-
-    def settle(self, delivery: Delivery, answer: bytes) -> None:
-        return
-
-    async def confirm(self, delivery: Delivery, answer: bytes) -> None:
-        return
-
-    def drop(self, delivery: Delivery) -> None:
-        return
+async def _exhausted_message(session: Session, advisory: Advisory) -> StoredMessage | None:
+    """The message of an advisory, if that still holds: since it was sent, the stream or the consumer may be another."""
+    consumer = await session.call_api(f"CONSUMER.INFO.{advisory.stream}.{advisory.consumer}")
+    if reading.nanoseconds(consumer["created"]) > advisory.timestamp:
+        return None
+    if consumer["delivered"]["stream_seq"] < advisory.sequence:
+        return None
+    found = await reading.get(session, advisory.stream, advisory.sequence)
+    return found if found is not None and found.timestamp <= advisory.timestamp else None
 
 
-async def _was_copied(session: Session, route: Route, delivery: Delivery) -> bool:
-    """Whether a worker died after it stored the copy that a message continues as, and before it removed the original.
-
-    The stream knows the copy's message id for a while.  This asks with a condition that never holds,
-    which keeps it from storing anything.  A single server looks at the last sequence before it looks
-    at ids; a replicated stream does not, but stops for good when it is asked about the last id.
-    """
-    stream = await session.call_api(f"STREAM.INFO.{route.stream}")
-    never = {EXPECTED_LAST_ID: f"not {delivery.copy_id}"}
-    if stream["config"]["num_replicas"] > 1:
-        never = {EXPECTED_SEQUENCE: str(2**62)}
-    headers = {MSG_ID: delivery.copy_id, **never}
-    try:
-        receipt = await session.store(Publication(route.subject(""), b"", headers))
-    except ApiError:
-        return False
-    return receipt.duplicate
+def _delay(delivery: Delivery, longest: int) -> int:
+    """The milliseconds until an advisory comes back."""
+    _, delay = compute_backoff(delivery.origin.deliveries - 1, factor=MIN_DELAY, jitter=False, max_backoff=longest)
+    return delay
 
 
 async def _no_record(session: Session, delivery: Delivery) -> AttemptRecord | None:

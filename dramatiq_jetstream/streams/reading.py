@@ -75,8 +75,13 @@ class StoredMessage(NamedTuple):
         return {name: value for name, value in self.headers.items() if name not in OWN_HEADERS}
 
 
-class _Page(NamedTuple):
-    """Some messages, and how many more there are."""
+class Page(NamedTuple):
+    """Some messages of a stream.
+
+    Parameters:
+      messages(list): The messages; fewer than were asked for where they are large.
+      pending(int): How many more there are; at least one if it is not known.
+    """
 
     messages: list[StoredMessage]
     pending: int
@@ -105,7 +110,7 @@ async def read(session: Session, stream: str, subject: str, start: int, count: i
     """
     found: list[StoredMessage] = []
     while len(found) < count:
-        page = await _read_page(session, stream, subject, start, count - len(found))
+        page = await read_page(session, stream, subject, start, count - len(found))
         found += page.messages
         if not page.messages or not page.pending:
             break
@@ -136,8 +141,8 @@ async def next_of(session: Session, stream: str, subject: str, start: int) -> St
     return await _get(session, stream, {"seq": start, "next_by_subj": subject})
 
 
-async def _read_page(session: Session, stream: str, subject: str, start: int, count: int) -> _Page:
-    """Read some messages; the server ends a page early when it gets large."""
+async def read_page(session: Session, stream: str, subject: str, start: int, count: int) -> Page:
+    """Read some messages as :func:`read` does, up to :data:`PAGE_BYTES` of them."""
     request = {"seq": start, "next_by_subj": subject, "batch": count, "max_bytes": PAGE_BYTES}
     try:
         return await _collect(session, stream, request)
@@ -146,20 +151,20 @@ async def _read_page(session: Session, stream: str, subject: str, start: int, co
         return await _read_singly(session, stream, subject, start, count)
 
 
-async def _read_singly(session: Session, stream: str, subject: str, start: int, count: int) -> _Page:
+async def _read_singly(session: Session, stream: str, subject: str, start: int, count: int) -> Page:
     found: list[StoredMessage] = []
     size = 0
     while len(found) < count and size < PAGE_BYTES:
         message = await next_of(session, stream, subject, start)
         if message is None:
-            return _Page(found, 0)
+            return Page(found, 0)
         found.append(message)
         size += len(message.body)
         start = message.sequence + 1
-    return _Page(found, 1)
+    return Page(found, 1)
 
 
-async def _collect(session: Session, stream: str, request: Mapping[str, object]) -> _Page:
+async def _collect(session: Session, stream: str, request: Mapping[str, object]) -> Page:
     found: list[StoredMessage] = []
     what, pending = f"reading the stream {stream!r}", 0
 
@@ -181,7 +186,7 @@ async def _collect(session: Session, stream: str, request: Mapping[str, object])
             return True
 
     await session.ask_for_many(f"{session.api}.DIRECT.GET.{stream}", json.dumps(request).encode(), collect)
-    return _Page(found, pending)
+    return Page(found, pending)
 
 
 def walk(connection: Connection, stream: str, subject: str, after: int = 0) -> Iterator[StoredMessage]:
@@ -195,7 +200,7 @@ def walk(connection: Connection, stream: str, subject: str, after: int = 0) -> I
     """
     while True:
         try:
-            page = connection.call(partial(_read_page, stream=stream, subject=subject, start=after + 1, count=PAGE))
+            page = connection.call(partial(read_page, stream=stream, subject=subject, start=after + 1, count=PAGE))
         except StreamNotFound:
             return
         yield from page.messages

@@ -41,7 +41,10 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "streams": ("route", "helpers", "differences", "required", "reading", "counts", "key_value"),
     "deliveries": ("prefetch", "bookkeeping", "delivery", "attempts", "actor_options", "after_actor", "puller"),
     "sending": ("outgoing", "queue", "batch", "atomic_batch", "scheduled"),
-    "dead_letters": ("letter", "storing", "archive", "exhausted"),
+    "dead_letters": (
+        *("letter", "storing", "archive", "advisories"),
+        *("exhausted_letters", "generations", "sweeping", "exhausted"),
+    ),
     "worker": ("dramatiq_internals", "fatal", "redelivery", "handling", "consumer", "consumers"),
     "backends": ("bucket",),
     "admin": ("nats_cli", "plan", "queues", "messages", "dead", "delays", "events", "roles", "doctor"),

@@ -1,0 +1,103 @@
+"""Dead letters of exhausted messages, made from what their stream and the attempts' records keep of them."""
+
+from __future__ import annotations
+
+from dramatiq.errors import DecodeError
+from dramatiq.logging import get_logger
+
+from ..client import Session
+from ..deliveries import AttemptRecords, Delivery, JetStreamMessage
+from ..errors import ApiError
+from ..sending import Queue
+from ..streams import Limits, Route, StoredMessage, reading
+from ..wire import EXPECTED_LAST_ID, EXPECTED_SEQUENCE, MSG_ID, Origin, Publication
+from .letter import Failure, Reason
+from .storing import DeadLetterStore
+
+
+class ExhaustedLetters:
+    """Stores the dead letters of messages that no worker holds.
+
+    Parameters:
+      dead_letter_store(DeadLetterStore): Where dead letters go.
+      attempts(AttemptRecords): What is remembered of their attempts.
+    """
+
+    def __init__(self, dead_letter_store: DeadLetterStore, attempts: AttemptRecords) -> None:
+        self.logger = get_logger(__name__, type(self))
+        self._dead_letter_store = dead_letter_store
+        self._attempts = attempts
+
+    async def store(self, session: Session, queue: Queue, found: StoredMessage, deliveries: int) -> None:
+        """Store the dead letter of a message, then remove the message, unless its stream is somebody else's.
+
+        Parameters:
+          session(Session): The live connection.
+          queue(Queue): Its queue.
+          found(StoredMessage): The message.
+          deliveries(int): How often it was delivered.
+
+        Raises:
+          BrokerError: If that is not possible now.
+        """
+        route = queue.route
+        origin = Origin(route.stream, route.consumer, max(deliveries, 1), found.sequence, found.timestamp)
+        delivery = Delivery("", found.body, found.own_headers, _NoLease(), origin)
+        if not route.settings.bound and await _was_copied(session, route, delivery):
+            await reading.delete(session, route.stream, found.sequence)
+            return
+        delivery.record = await self._attempts.recall(session, delivery)
+        await self._dead_letter_store.store(session, route, self._failure(queue, delivery))
+        if not route.settings.keeps_dead_letters:
+            await reading.delete(session, route.stream, found.sequence)
+
+    def _failure(self, queue: Queue, delivery: Delivery) -> Failure:
+        kept = queue.route.settings.keeps_dead_letters
+        try:
+            message = JetStreamMessage(queue.payload.decode(delivery), delivery)
+            message.recover()
+        except DecodeError as error:
+            return Failure(delivery, None, Reason.UNDECODABLE, error, kept)
+        except Exception as error:
+            # Whatever it holds, it gets its dead letter.
+            self.logger.exception("Message %s of queue %r cannot be read.", delivery, queue.name)
+            return Failure(delivery, None, Reason.UNDECODABLE, error, kept)
+        record = delivery.record
+        # A worker that says how the last attempt ended was neither killed nor cut off.
+        said = record is not None and record.attempt >= delivery.origin.deliveries
+        reason = Reason.RETRIES_EXHAUSTED if said else Reason.ATTEMPTS_EXCEEDED
+        return Failure(delivery, message, reason, None, kept)
+
+
+class _NoLease:
+    """Holds what was read from a stream instead of delivered: there is nothing to answer."""
+
+    limits = Limits(0, None)
+
+    def settle(self, delivery: Delivery, answer: bytes) -> None:
+        return
+
+    async def confirm(self, delivery: Delivery, answer: bytes) -> None:
+        return
+
+    def drop(self, delivery: Delivery) -> None:
+        return
+
+
+async def _was_copied(session: Session, route: Route, delivery: Delivery) -> bool:
+    """Whether a worker died after it stored the copy that a message continues as, and before it removed the original.
+
+    The stream knows the copy's message id for a while.  This asks with a condition that never holds,
+    which keeps it from storing anything.  A single server looks at the last sequence before it looks
+    at ids; a replicated stream does not, but stops for good when it is asked about the last id.
+    """
+    stream = await session.call_api(f"STREAM.INFO.{route.stream}")
+    never = {EXPECTED_LAST_ID: f"not {delivery.copy_id}"}
+    if stream["config"]["num_replicas"] > 1:
+        never = {EXPECTED_SEQUENCE: str(2**62)}
+    headers = {MSG_ID: delivery.copy_id, **never}
+    try:
+        receipt = await session.store(Publication(route.subject(""), b"", headers))
+    except ApiError:
+        return False
+    return receipt.duplicate
