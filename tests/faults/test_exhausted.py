@@ -68,10 +68,14 @@ class Queue:
             self.answer(delivery, b"-NAK")
         for delivery in self.pull(len(deliveries)):
             self.answer(delivery, b"-NAK")
-        # The server gives a message up only when it would deliver it once more.
         request = b'{"batch": 1, "expires": 100000000}'
-        self.client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.consumer}", request, reply="nobody")
-        eventually(lambda: self.info()["num_ack_pending"] == stuck, SOON, message="the end of the attempts")
+
+        def is_over() -> bool:
+            # The server gives a message up only when it would deliver it once more.
+            self.client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.consumer}", request, reply="nobody")
+            return bool(self.info()["num_ack_pending"] == stuck)
+
+        eventually(is_over, SOON, message="the end of the attempts")
 
     def park(self, count: int) -> list[str]:
         """Leave so many messages out of attempts, and give their ids."""
