@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import re
@@ -27,6 +28,9 @@ RESERVED_OPTIONS = frozenset(
 
 #: A connection that went dead is noticed after three of these seconds, so within the default timeout.
 PING_INTERVAL = 2
+
+#: How many missing permissions are reported on one connection.
+MAX_DENIALS = 1_000
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _REFUSED = ("authorization", "authentication", "credentials", "nkey", "jwt")
@@ -62,6 +66,8 @@ class ReconnectingClient:
         self._refusal: asyncio.Future[Any] | None = None
         self._last_error: Exception | None = None
         self._replacing: asyncio.Task[None] | None = None
+        #: The missing permissions that were reported on this connection.
+        self._denials: set[tuple[str, str]] = set()
 
     @property
     def is_open(self) -> bool:
@@ -162,7 +168,7 @@ class ReconnectingClient:
     async def _on_error(self, error: Exception) -> None:
         denied = _DENIED.search(str(error))
         if denied:
-            self.logger.error("NATS at %s: %s", self.address, error)
+            self._report_denial(denied[1], denied[2], error)
             self._on_denied(denied[1], denied[2], error)
             return
         if not self.client.is_reconnecting and str(error) != str(self._last_error):
@@ -171,6 +177,13 @@ class ReconnectingClient:
         if self._refusal is not None and not self._refusal.done() and _is_refusal(error):
             self._refusal.set_result(error)
 
+    def _report_denial(self, verb: str, subject: str, error: Exception) -> None:
+        """Say once what is missing: the keys of a bucket differ with every wait, its name does not."""
+        kind = verb, ".".join(subject.split(".")[:2]) if verb == "subscription" else subject
+        known = kind in self._denials or len(self._denials) >= MAX_DENIALS
+        self._denials.add(kind)
+        self.logger.log(logging.DEBUG if known else logging.ERROR, "NATS at %s: %s", self.address, error)
+
     async def _on_disconnected(self) -> None:
         if not self.closing:
             self.logger.warning("Lost the connection to NATS at %s; reconnecting.", self.address)
@@ -178,6 +191,7 @@ class ReconnectingClient:
     async def _on_reconnected(self) -> None:
         self.logger.info("Connected to NATS at %s again.", self.address)
         self._last_error = None
+        self._denials.clear()
         self._on_back()
 
     async def _on_closed(self) -> None:
