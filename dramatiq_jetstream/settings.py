@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from .addresses import Address, parse_addresses
 from .names import covers
 from .options import LONGEST
 
@@ -198,7 +199,7 @@ class BrokerSettings:
         _one_of("declare", self.declare, get_args(Declare))
         _text("domain", self.domain)
         if self.url and not (_is_text_or_texts(self.url) and self.servers()):
-            raise ValueError(f"url {self.url!r} names no server")
+            raise ValueError(f"url {_without_texts(self.url)!r} names no server")
         for queue_name, queue in self.queues.items():
             if not isinstance(queue, WorkQueue):
                 raise ValueError(f"queues[{queue_name!r}] must be a WorkQueue, not {queue!r:.80}")
@@ -218,11 +219,23 @@ class BrokerSettings:
         """The settings of a queue; those of an ordinary one if it has none of its own."""
         return self.queues.get(queue_name) or WorkQueue()
 
+    def __repr__(self) -> str:
+        shown = {one.name: repr(getattr(self, one.name)) for one in fields(self)}
+        shown["url"] = repr([str(address) for address in parse_addresses(self.url)] if self.url else None)
+        shown["connect_options"] = f"{{{', '.join(f'{name!r}: …' for name in self.connect_options)}}}"
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
+    def addresses(self) -> list[Address]:
+        """The servers; ``NATS_URL`` is read now, not at import.
+
+        Raises:
+          ValueError: If one of the addresses is not a server's.
+        """
+        return parse_addresses(self.url or os.environ.get("NATS_URL") or DEFAULT_URL)
+
     def servers(self) -> list[str]:
-        """The servers' addresses; ``NATS_URL`` is read now, not at import."""
-        url = self.url or os.environ.get("NATS_URL") or DEFAULT_URL
-        parts = url.split(",") if isinstance(url, str) else url
-        return [part.strip() for part in parts if part.strip()]
+        """The servers' addresses, without credentials."""
+        return [str(address) for address in self.addresses()]
 
     def dead_letter_ttl(self) -> int:
         """The milliseconds to keep dead letters; 0 for ever.  dramatiq's environment variable is honoured."""
@@ -236,6 +249,13 @@ class BrokerSettings:
 
 def _is_text_or_texts(url: object) -> bool:
     return isinstance(url, str) or (isinstance(url, Sequence) and all(isinstance(part, str) for part in url))
+
+
+def _without_texts(url: object) -> object:
+    """What may be shown of something that is no address: texts may hold a password."""
+    if isinstance(url, (list, tuple)):
+        return ["…" if isinstance(part, str) else part for part in url]
+    return url if isinstance(url, (str, int)) else type(url).__name__
 
 
 def _one_of(name: str, value: object, choices: Sequence[str]) -> None:

@@ -4,10 +4,13 @@ What is used, and why a public way does not do:
 
 - ``Client._transport``: a transport of our own takes messages before nats-py's tasks do, and lets threads write.
 - ``TcpTransport._io_writer`` and ``_bare_io_writer``: its socket, which TLS hides behind another writer.
+- ``WebSocketTransport._using_tls``: whether a WebSocket is encrypted.
 - ``Client._pending`` and ``_pending_data_size``: what nats-py waits to write goes out before what we write.
 - ``Client._send_ping``: a pong for each question; ``flush()`` gives a late pong up and stops reading when it comes.
 - ``Client._server_info``: TLS, JetStream and version of the server, which no property tells.
-- ``Client._connect_command``: the last moment before credentials are sent.
+- ``Client._connect_command``, ``_current_server`` and ``_auth_configured``: the last moment before credentials are
+  sent, when a server without TLS can still be refused, and each server given the credentials of its own address.
+- ``Client._process_info``: TLS that a server offers but does not require is taken, which nats-py does not do.
 - ``Client._status`` and ``_flush_queue``: a client that failed before its first attempt refuses ``close()``.
 - ``Client._disconnected_cb`` and ``_closed_cb``: nobody is told of a client that never connected.
 - ``Subscription._id``, ``_conn``, ``_stop_processing`` and ``Client._remove_sub``: a subscription that ended while
@@ -21,12 +24,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
-from nats.aio.transport import TcpTransport
+from nats.aio.transport import TcpTransport, WebSocketTransport
 from nats.errors import ConnectionReconnectingError
 
 from .framing import InboxFilter, Receivers
@@ -252,14 +255,23 @@ class NatsClient(Client):
 
     Parameters:
       websocket(bool): Whether it connects by WebSocket, whose transport is nats-py's own.
-      before_connect(Callable): Called with the server's information before credentials are sent; it may
-        raise one of nats-py's errors to refuse the server.
+      tls(bool): Whether to take TLS where a server offers it without requiring it.
+      before_connect(Callable): Called with the server's host and port before credentials are sent, and with
+        whether the connection is encrypted.  It returns the connect options that say who we are, or raises
+        one of nats-py's errors to refuse the server.
     """
 
-    def __init__(self, *, websocket: bool, before_connect: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        *,
+        websocket: bool,
+        tls: bool,
+        before_connect: Callable[[str | None, int | None, bool], Mapping[str, Any]],
+    ) -> None:
         super().__init__()
         #: Who takes messages before nats-py sees them, by subscription; None if nats-py sees all.
         self.receivers: Receivers | None = None if websocket else {}
+        self._tls = tls
         self._before_connect = before_connect
         if self.receivers is not None:
             self._transport = SharedTransport(self.receivers)
@@ -268,6 +280,15 @@ class NatsClient(Client):
     def server_info(self) -> dict[str, Any]:
         """What the server said of itself; empty before it did."""
         return self._server_info or {}
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the connection speaks TLS, whatever the server says of itself."""
+        transport: Any = self._transport
+        if isinstance(transport, WebSocketTransport):
+            return bool(transport._using_tls)
+        writer = transport and transport._io_writer
+        return writer is not None and writer.get_extra_info("sslcontext") is not None
 
     @property
     def descriptors(self) -> list[int]:
@@ -335,8 +356,17 @@ class NatsClient(Client):
         self._remove_sub(subscription._id)
 
     def _connect_command(self) -> bytes:
-        self._before_connect(self.server_info)
+        assert self._current_server is not None
+        uri = self._current_server.uri
+        credentials = self._before_connect(uri.hostname, uri.port, self.is_encrypted)
+        self.options.update(credentials)
+        self._auth_configured = self._auth_configured or bool(credentials)
         return super()._connect_command()
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if self._tls and info.get("tls_available"):
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
 
 
 def id_of(subscription: Subscription) -> bytes:

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dramatiq.logging import get_logger
+from nats.errors import Error as NatsError
 
+from ..addresses import Address, credentials_for
 from ..errors import AuthenticationFailed, ConnectionFailed, ServerUnreachable, UnsupportedServer
 from ..settings import BrokerSettings
 from .nats_internals import NatsClient
@@ -34,6 +36,13 @@ MAX_DENIALS = 1_000
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _REFUSED = ("authorization", "authentication", "credentials", "nkey", "jwt")
+
+#: Connect options that say who we are; they come before what an address says.
+_CREDENTIALS = ("token", "user_credentials", "nkeys_seed", "nkeys_seed_str", "signature_cb")
+
+
+class TlsMissing(NatsError):
+    """Raised before credentials are sent to a server that does not speak TLS though it should."""
 
 
 class ReconnectingClient:
@@ -60,6 +69,10 @@ class ReconnectingClient:
         self._supervisor = supervisor
         self._on_back = on_back
         self._on_denied = on_denied
+        #: Why what was given as addresses is none.
+        self._unreadable = ""
+        self._addresses = self._parse_addresses()
+        self._tls = bool(settings.connect_options.get("tls")) or bool(self._schemes & {"tls", "wss"})
         #: The client; another one after the server closed it for good.
         self.client = self._new_client()
         #: While connecting for the first time: what refuses us for good.
@@ -76,8 +89,8 @@ class ReconnectingClient:
 
     @property
     def address(self) -> str:
-        """The servers' addresses, without passwords; from any thread."""
-        return ", ".join(re.sub(r"//[^@/]*@", "//", server) for server in self._settings.servers())
+        """The servers' addresses, without credentials; from any thread."""
+        return ", ".join(map(str, self._addresses))
 
     async def connect(self) -> None:
         """Connect.
@@ -85,6 +98,7 @@ class ReconnectingClient:
         Raises:
           ServerUnreachable, AuthenticationFailed, UnsupportedServer: If that is not possible.
         """
+        self._check_addresses()
         self._refusal = refusal = asyncio.get_running_loop().create_future()
         opening = asyncio.ensure_future(self.client.connect(**self._options()))
         try:
@@ -94,7 +108,6 @@ class ReconnectingClient:
             if refusal.done() or failure is not None or not opening.done():
                 self._last_error = refusal.result() if refusal.done() else failure or self._last_error
                 raise self._connect_error() from self._last_error
-            self._check_tls()
             self._check_version()
         except ConnectionFailed:
             opening.cancel()
@@ -111,9 +124,38 @@ class ReconnectingClient:
         if not self.client.is_closed:
             await self.client.close()
 
+    @property
+    def _schemes(self) -> set[str]:
+        return {address.scheme for address in self._addresses}
+
+    def _parse_addresses(self) -> list[Address]:
+        try:
+            return self._settings.addresses()
+        except ValueError as error:
+            self._unreadable = str(error)
+            return []
+
+    def _check_addresses(self) -> None:
+        if not self._addresses:
+            reason = self._unreadable or "NATS_URL names no server"
+            raise ServerUnreachable(f"{reason}; it is the broker's url, or NATS_URL from the environment")
+        # Its headers may hold credentials, and are the first that is sent.
+        if self._tls and "ws" in self._schemes:
+            raise self._refused(TlsMissing())
+
     def _new_client(self) -> NatsClient:
-        websocket = any(server.startswith("ws") for server in self._settings.servers())
-        return NatsClient(websocket=websocket, before_connect=lambda _: None)
+        websocket = bool(self._schemes & {"ws", "wss"})
+        return NatsClient(websocket=websocket, tls=self._tls, before_connect=self._before_connect)
+
+    def _before_connect(self, host: str | None, port: int | None, encrypted: bool) -> dict[str, Any]:
+        if self._tls and not encrypted:
+            raise TlsMissing(f"the server at {host}:{port} does not speak TLS; it was sent no credentials")
+        given = self._settings.connect_options
+        if any(given.get(name) is not None for name in _CREDENTIALS):
+            return {}
+        if given.get("user") is not None and given.get("password") is not None:
+            return {}
+        return credentials_for(self._addresses, host, port)
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -123,8 +165,9 @@ class ReconnectingClient:
             "reconnect_time_wait": random.uniform(0.25, 0.75),
             "ping_interval": PING_INTERVAL,
             "max_outstanding_pings": 2,
-            **self._settings.connect_options,
-            "servers": self._settings.servers(),
+            **({"tls": ssl.create_default_context()} if self._tls else {}),
+            **{name: value for name, value in self._settings.connect_options.items() if value or name != "tls"},
+            "servers": [str(address) for address in self._addresses],
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnected,
             "reconnected_cb": self._on_reconnected,
@@ -132,24 +175,26 @@ class ReconnectingClient:
         }
 
     def _connect_error(self) -> Exception:
+        if self._last_error is not None:
+            _forget_frames(self._last_error)
+            if _is_refusal(self._last_error):
+                return self._refused(self._last_error)
         reason = self._last_error or f"no answer within {self._settings.timeout} ms"
-        if self._last_error is not None and _is_refusal(self._last_error):
-            return AuthenticationFailed(
-                f"the server at {self.address} does not let us in: {reason}; check the user, the credentials file or "
-                "the TLS settings given to the broker"
-            )
         return ServerUnreachable(
             f"no NATS server answers at {self.address}: {reason}; is it running, and is this the right address? It is "
             "the broker's url, or NATS_URL from the environment"
         )
 
-    def _check_tls(self) -> None:
-        # nats-py would go on in the clear.
-        if self._settings.connect_options.get("tls") and not self.client.server_info.get("tls_required"):
-            raise AuthenticationFailed(
-                f"the server at {self.address} does not speak TLS, but the broker was given a TLS context: switch "
-                "TLS on at the server, or leave the option tls out"
+    def _refused(self, error: Exception) -> AuthenticationFailed:
+        if isinstance(error, TlsMissing):
+            return AuthenticationFailed(
+                f"the server at {self.address} does not speak TLS, but the broker was told to (by the option tls, or "
+                "an address with tls:// or wss://): switch TLS on at the server, or ask for a connection without it"
             )
+        return AuthenticationFailed(
+            f"the server at {self.address} does not let us in: {error}; check the user, the credentials file or "
+            "the TLS settings given to the broker"
+        )
 
     def _check_version(self) -> None:
         version = self.client.connected_server_version
@@ -220,6 +265,15 @@ def _failure(opening: asyncio.Future[None]) -> Exception | None:
     return error
 
 
+def _forget_frames(error: BaseException | None) -> None:
+    """Take the frames from an error, whose variables hold credentials that a reporter of errors would show."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def _is_refusal(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, (ssl.SSLError, FileNotFoundError, ImportError)) or any(word in text for word in _REFUSED)
+    return isinstance(error, (TlsMissing, ssl.SSLError, FileNotFoundError, ImportError)) or any(
+        word in text for word in _REFUSED
+    )
