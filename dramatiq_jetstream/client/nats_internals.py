@@ -5,6 +5,7 @@ What is used, and why a public way does not do:
 - ``Client._transport``: a transport of our own takes messages before nats-py's tasks do, and lets threads write.
 - ``TcpTransport._io_writer`` and ``_bare_io_writer``: its socket, which TLS hides behind another writer.
 - ``WebSocketTransport._using_tls``: whether a WebSocket is encrypted.
+- ``WebSocketTransport._ws`` and aiohttp's ``ClientWebSocketResponse._response``: nobody waits for its socket to close.
 - ``Client._pending`` and ``_pending_data_size``: what nats-py waits to write goes out before what we write.
 - ``Client._send_ping``: a pong for each question; ``flush()`` gives a late pong up and stops reading when it comes.
 - ``Client._server_info``: TLS, JetStream and version of the server, which no property tells.
@@ -47,6 +48,13 @@ RETRY_WRITE = 0.0005
 WRITE_LIMIT = 1.0
 
 _OWNER = "owner"
+
+
+class TlsInboxFilter(InboxFilter):
+    """An inbox filter of a connection that cannot be half open; asyncio warns of who wants that."""
+
+    def eof_received(self) -> None:
+        super().eof_received()
 
 
 class SharedTransport(TcpTransport):
@@ -109,7 +117,7 @@ class SharedTransport(TcpTransport):
     async def connect_tls(self, uri: Any, ssl_context: Any, buffer_size: int, connect_timeout: int) -> None:
         self._detach()
         await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
-        self._filter_inboxes()
+        self._filter_inboxes(TlsInboxFilter)
 
     def write(self, payload: bytes) -> None:
         """Write, or keep what the socket does not take now; on the loop."""
@@ -168,10 +176,10 @@ class SharedTransport(TcpTransport):
         for writer in {self._io_writer, self._bare_io_writer} - {None}:
             writer.close()  # type: ignore[union-attr]
 
-    def _filter_inboxes(self) -> None:
+    def _filter_inboxes(self, kind: type[InboxFilter] = InboxFilter) -> None:
         """Have what arrives pass the filter before nats-py sees it."""
         transport: Any = self._io_writer and self._io_writer.transport
-        transport.set_protocol(InboxFilter(transport.get_protocol(), self._receivers))
+        transport.set_protocol(kind(transport.get_protocol(), self._receivers))
 
     def _send(self, payload: bytes) -> None:
         """Hand the socket what it takes, and keep the rest; by whoever has the turn."""
@@ -337,6 +345,15 @@ class NatsClient(Client):
         if not pong.done():
             raise ConnectionReconnectingError
 
+    async def close(self) -> None:
+        """Close the connection, and its socket before the loop ends."""
+        sockets = _socket_transport(self._transport)
+        await super().close()
+        if sockets is not None:
+            # The WebSocket has said goodbye; what would still be awaited is only the end of its TLS.
+            sockets.abort()
+            await asyncio.sleep(0)
+
     async def abandon(self) -> None:
         """Close a client that never connected, or is of no use; nobody is told."""
         self._disconnected_cb = self._closed_cb = None
@@ -367,6 +384,15 @@ class NatsClient(Client):
         if self._tls and info.get("tls_available"):
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
+
+
+def _socket_transport(transport: Any) -> asyncio.Transport | None:
+    """asyncio's transport under a WebSocket that is open."""
+    if not isinstance(transport, WebSocketTransport) or transport._ws is None:
+        return None
+    connection = transport._ws._response.connection
+    found: asyncio.Transport | None = connection and connection.transport
+    return found
 
 
 def id_of(subscription: Subscription) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
-
 import pytest
 
 from dramatiq_jetstream.addresses import Address, credentials_for, parse_addresses
@@ -94,7 +92,12 @@ def test_settings_and_addresses_do_not_show_secrets() -> None:
     secret = "hunter2"
     settings = BrokerSettings(
         url=f"nats://ann:{secret}/@{secret}@host,tls://{secret}@b",
-        connect_options={"password": secret, "token": secret, "nkeys_seed_str": secret, "tls": ssl.create_default_context()},
+        connect_options={
+            "password": secret,
+            "token": secret,
+            "nkeys_seed_str": secret,
+            "tls": None,
+        },
     )
 
     shown = [repr(settings), str(settings), f"{settings}", repr(settings.addresses()), *settings.servers()]
