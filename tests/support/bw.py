@@ -25,9 +25,12 @@ SUBJECT = "IMAGES.blackandwhite"
 _SERVICE_VARIABLES = ("NATS_URL", "OUTDIR", "INDIR", "MAX_MEGAPIXELS")
 
 #: dramatiq 1 serves metrics on a fixed port, and keeps them in a fixed folder, unless it is told otherwise.
+#: Tests that run side by side each have a folder, for a starting dramatiq empties it.
 _QUIET_METRICS = {
     "dramatiq_prom_port": "0",
-    "dramatiq_prom_db": os.path.join(tempfile.gettempdir(), "dramatiq-prometheus"),
+    "dramatiq_prom_db": os.path.join(
+        tempfile.gettempdir(), f"dramatiq-prometheus-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+    ),
 }
 
 #: Seconds after which a process that should have ended is killed, and its test fails.
