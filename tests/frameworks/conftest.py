@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ import pytest
 
 from dramatiq_jetstream import NatsServer
 from tests.support.bw import Program
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 
 #: Milliseconds for whatever a process does at some time.
@@ -43,20 +43,13 @@ def start(server: NatsServer, tmp_path: Path) -> Iterator[Start]:
             metrics = {
                 "dramatiq_prom_db": str(folder),
                 "dramatiq_prom_host": "127.0.0.1",
-                "dramatiq_prom_port": str(free_port()),
+                "dramatiq_prom_port": str(free_ports(1)[0]),
             }
             environment = {"NATS_URL": server.url, **metrics, **variables}
             program = Program([str(path), *arguments], folder / "log", environment)
             return stack.enter_context(program)
 
         yield start
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def await_line(program: Program, text: str) -> None:

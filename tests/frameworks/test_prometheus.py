@@ -9,7 +9,8 @@ from urllib.request import urlopen
 from dramatiq import Message
 
 from dramatiq_jetstream import JetStreamBroker, NatsServer
-from tests.frameworks.conftest import ONE_WORKER, SOON, Start, await_line, free_port
+from tests.frameworks.conftest import ONE_WORKER, SOON, Start, await_line
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 
 
@@ -34,7 +35,7 @@ def metrics(port: int) -> dict[str, float]:
 
 
 def test_retries_are_counted_and_the_delayed_gauge_returns_to_zero(start: Start, server: NatsServer) -> None:
-    port = free_port()
+    [port] = free_ports(1)
     worker = start("dramatiq", "tests.frameworks.apps.measured", *ONE_WORKER, dramatiq_prom_port=str(port))
     await_line(worker, "ready for action")
     broker = JetStreamBroker(server.url)

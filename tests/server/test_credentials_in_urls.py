@@ -14,7 +14,7 @@ from dramatiq_jetstream import JetStreamBroker, NatsServer
 from dramatiq_jetstream.cli import main
 from dramatiq_jetstream.errors import AuthenticationFailed, ServerUnreachable
 from tests.support.bw import command_line
-from tests.support.cluster import free_ports
+from tests.support.ports import free_ports
 
 #: Users and their passwords, with what an address gives a meaning to, and a character that is not ASCII.
 USERS = {

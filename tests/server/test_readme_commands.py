@@ -17,12 +17,10 @@ import pytest
 from tests.support.admin import Admin
 from tests.support.bw import ROOT, Program, environment
 from tests.support.images import make_images
+from tests.support.strangers import run_in_clone
 from tests.support.waiting import eventually
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-#: What a shell that is already within a virtual environment passes on, and a stranger's does not have.
-ACTIVATED = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST")
 
 
 def blocks(language: str) -> list[str]:
@@ -41,33 +39,6 @@ def is_complete(block: str) -> bool:
     return file_name(block) is not None or block.startswith(("from ", "import "))
 
 
-def strangers_environment(**variables: str) -> dict[str, str]:
-    return {name: value for name, value in environment().items() if name not in ACTIVATED} | variables
-
-
-def run_in_bash(command: str, folder: Path, **variables: str) -> str:
-    """Run a command as it stands, require that it succeeds, and return what it printed."""
-    done = subprocess.run(
-        ["bash", "-c", command],
-        cwd=folder,
-        env=strangers_environment(**variables),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=540,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-def run_in_clone(command: str, folder: Path, **variables: str) -> str:
-    """Run a command in a fresh clone of what is committed, and return what it printed."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True, timeout=60)
-    return run_in_bash(command, folder, **variables)
-
-
 def the_two_commands() -> list[str]:
     commands = [block.strip() for block in blocks("sh")[:2]]
     assert [command.count("\n") for command in commands] == [0, 0], "each is one line"
@@ -83,7 +54,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Future[st
         yield [
             threads.submit(run_in_clone, first, folder / "first"),
             # Restricted to one file: the whole suite would run this test within itself for ever.
-            threads.submit(run_in_clone, second, folder / "second", PYTEST_ADDOPTS="tests/unit/test_names.py"),
+            threads.submit(run_in_clone, second, folder / "second", PYTEST_ADDOPTS="-v tests/unit/test_names.py"),
         ]
 
 
@@ -103,7 +74,7 @@ def test_first_command_sets_everything_up_and_converts_images(printed: list[Futu
 def test_second_command_installs_what_tests_need_and_runs_them(printed: list[Future[str]]) -> None:
     text = printed[1].result()
 
-    assert re.search(r"^tests/unit/test_names\.py \.+", text, re.MULTILINE)
+    assert re.search(r"PASSED tests/unit/test_names\.py::", text)
     assert re.search(r"\d+ passed", text)
 
 

@@ -18,6 +18,7 @@ from dramatiq_jetstream.cli import main
 from dramatiq_jetstream.errors import AuthenticationFailed
 from tests.support.certificates import Certificates
 from tests.support.impostor import Impostor
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 
 SECRET = "hunter2"
@@ -32,7 +33,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 def secured(certificates: Certificates) -> Iterator[NatsServer]:
     """A server that speaks TLS and asks for a password."""
     config = f"tls {{\n{certificates.config()}}}\nauthorization {{ user: app, password: {SECRET} }}"
-    with NatsServer(config=config) as server:
+    # An outgoing connection, such as the client's own, cannot get this port while the server is away.
+    [port] = free_ports(1)
+    with NatsServer(port=port, config=config) as server:
         yield server
 
 

@@ -14,7 +14,7 @@ from dramatiq_jetstream import JetStreamBroker, NatsServer
 from dramatiq_jetstream.errors import AuthenticationFailed
 from dramatiq_jetstream.results import JetStreamBackend
 from tests.support.certificates import Certificates
-from tests.support.cluster import free_ports
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 from tests.support.workers import run_worker
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from dramatiq_jetstream import NatsServer
+from tests.support.ports import free_ports
 
 
 class Cluster:
@@ -49,12 +49,3 @@ def cluster() -> Iterator[Cluster]:
         with ThreadPoolExecutor(len(servers)) as threads:
             list(threads.map(NatsServer.start, servers))
         yield Cluster(servers)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for bound in sockets:
-            bound.bind(("127.0.0.1", 0))
-        return [int(bound.getsockname()[1]) for bound in sockets]
