@@ -84,7 +84,10 @@ class Operator:
         given = resolve({name: value for name, value in self.values.items() if name not in here})
         changed: dict[str, Any] = {name: given[name] for name in ("url", "domain", "timeout") if name in given}
         options = {**broker.settings.connect_options, **connect_options(given)}
-        broker.settings = replace(broker.settings, connect_options=options, **changed)
+        try:
+            broker.settings = replace(broker.settings, connect_options=options, **changed)
+        except ValueError as error:
+            raise Failure(str(error), USAGE) from error
         broker.connection.settings = broker.settings
         return broker
 

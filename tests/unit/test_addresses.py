@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
+from dramatiq_jetstream import JetStreamBroker
 from dramatiq_jetstream.addresses import Address, credentials_for, parse_addresses
+from dramatiq_jetstream.cli import main
+from dramatiq_jetstream.errors import ServerUnreachable
 from dramatiq_jetstream.settings import BrokerSettings
 
 
@@ -118,3 +122,27 @@ def test_address_of_the_environment_that_is_none_is_judged_when_it_is_read(monke
 def test_scheme_is_known() -> None:
     assert [address.scheme for address in parse_addresses("a,tls://b,wss://c")] == ["nats", "tls", "wss"]
     assert Address("ws://h", "h", None).scheme == "ws"
+
+
+@pytest.mark.parametrize("application", [(), ("--app", "tests.support.apps.operated")], ids=["plain", "application"])
+@pytest.mark.parametrize("url", ["http://ann:hunter2@host", "nats://ann:hunter2@host:port", "ftp://host"])
+def test_command_line_says_what_is_not_an_address(application: tuple[str, ...], url: str) -> None:
+    result = CliRunner().invoke(main, ["queues", *application, "--url", url])
+
+    assert (result.exit_code, result.output.count("\n")) == (2, 1)
+    assert "is not the address of a NATS server" in result.output
+    assert "hunter2" not in result.output
+
+
+def test_address_of_the_environment_that_is_none_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", "http://ann:hunter2@host")
+    broker = JetStreamBroker()
+
+    with pytest.raises(ServerUnreachable) as raised:
+        broker.connection.session()
+
+    assert str(raised.value) == (
+        "'http://host…' is not the address of a NATS server: it begins with nats://, tls://, ws:// or wss://; it is "
+        "the broker's url, or NATS_URL from the environment"
+    )
+    broker.close()
