@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from click.testing import CliRunner
 
@@ -146,3 +148,11 @@ def test_address_of_the_environment_that_is_none_is_named_at_once(monkeypatch: p
         "the broker's url, or NATS_URL from the environment"
     )
     broker.close()
+
+
+@pytest.mark.parametrize("url", [["nats://ann:hunter2@host", 4222], b"nats://ann:hunter2@host", {"u": "hunter2"}])
+def test_url_of_a_wrong_kind_is_refused_without_showing_what_is_in_it(url: Any) -> None:
+    with pytest.raises(ValueError, match="names no server") as raised:
+        BrokerSettings(url=url)
+
+    assert "hunter2" not in str(raised.value)
