@@ -20,6 +20,7 @@ __all__ = [
     "BatchFailed",
     "BatchFailure",
     "BatchUnconfirmed",
+    "BlockingCallRefused",
     "BrokerConnectionError",
     "BrokerError",
     "CallTimeout",
@@ -82,6 +83,10 @@ class CallTimeout(JetStreamError, ConnectionClosed):
     """Raised when the server did not answer within the broker's timeout."""
 
 
+class BlockingCallRefused(JetStreamError, BrokerError, RuntimeError):
+    """Raised when a blocking call is made on the connection's own thread, as in a callback of ``broker.subscribe``."""
+
+
 class ApiError(JetStreamError, BrokerError):
     """Raised when the server answers a request with an error that has no class of its own.
 
@@ -111,6 +116,8 @@ class StreamNotFound(JetStreamError, QueueNotFound):
 
     #: Whether JetStream says so; otherwise nobody listens on its subject, as happens without a leader.
     confirmed = False
+    #: Whether it was asked more than once, so that an earlier copy may be stored.
+    repeated = False
 
 
 class ConsumerNotFound(JetStreamError, QueueNotFound):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .border import NoResponders, readable
 from .commands import DESCRIPTION, STATUS, parse_headers, publish_command
 from .connection import Connection
+from .loop_thread import check_may_block
 from .outbox import OnReconnect, OutboxItem
 from .publisher import Outcome, Receipt
 from .reconnecting_client import RESERVED_OPTIONS
@@ -19,8 +20,10 @@ from .server_errors import (
     NO_SCHEDULES,
     SEQUENCE_NOT_FOUND,
     WRONG_LAST_SEQUENCE,
+    is_unknown,
 )
-from .session import Session, Subscription
+from .session import Session
+from .subscriptions import Listening, Subscription
 from .threads import Buffer, Slot, is_green, new_buffer, new_slot
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "WRONG_LAST_SEQUENCE",
     "Buffer",
     "Connection",
+    "Listening",
     "NoResponders",
     "OnReconnect",
     "OutboxItem",
@@ -47,7 +51,9 @@ __all__ = [
     "Session",
     "Slot",
     "Subscription",
+    "check_may_block",
     "is_green",
+    "is_unknown",
     "new_buffer",
     "new_slot",
     "parse_headers",

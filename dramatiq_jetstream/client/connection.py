@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 from ..errors import ServerUnreachable
 from ..settings import BrokerSettings
 from ..wire import Publication
+from .loop_thread import check_may_block
 from .publisher import Outcome, Receipt
 from .session import Session
 from .threads import is_green, new_slot, start_thread
@@ -22,6 +24,9 @@ _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 #: close them or have them collected.
 _inherited: list[Session] = []
 
+#: Seconds that an attempt to open a session may end after its timeout.
+MOMENT = 0.5
+
 _CURRENT = "current"
 
 
@@ -29,7 +34,7 @@ class Connection:
     """Opens a session when one is needed.
 
     No lock guards the opening: dramatiq throws exceptions into threads, and one that hits a thread which
-    holds a lock may leave it taken.  One thread opens, each caller waits for it no longer than its timeout.
+    holds a lock may leave it taken.  A thread of its own opens; each caller waits for it no longer than its timeout.
 
     Parameters:
       settings(BrokerSettings): Where to connect, and how.
@@ -46,6 +51,7 @@ class Connection:
 
         Raises:
           ServerUnreachable, AuthenticationFailed, UnsupportedServer: If it cannot be opened.
+          BlockingCallRefused: On the connection's own thread, if there is none.
         """
         session = self._session
         if session is not None and session.thread.is_alive:
@@ -54,17 +60,19 @@ class Connection:
 
     def current(self) -> Session | None:
         """The session of this process, if it is open."""
-        return self._session
+        session = self._session
+        return session if session is not None and session.is_open else None
 
     def call(self, function: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine function on the session's loop and wait for what it returns.
 
         Raises:
           ConnectionClosed: If the session is closed meanwhile.
-          RuntimeError: On the connection's own thread, which must not wait for itself.
+          BlockingCallRefused: On the connection's own thread, which must not wait for itself.
         """
+        check_may_block()
         session = self.session()
-        return session.thread.call(function(session))
+        return session.thread.run(lambda: function(session))
 
     def publish(self, publication: Publication) -> Receipt:
         """Publish a message and wait until it is stored.
@@ -73,49 +81,55 @@ class Connection:
           StreamNotFound: If no stream listens on its subject.
           ApiError: If the stream refuses it.
           CallTimeout: If there is no answer within the timeout; the message may be stored.
-          RuntimeError: On the connection's own thread, which must not wait for itself.
+          BlockingCallRefused: On the connection's own thread, which must not wait for itself.
         """
+        check_may_block()
         session = self.session()
-        session.thread.check_other_thread()
         session.check_inbox()
-        slot, token, passing = new_slot(), b"", None
+        publisher, slot = session.publisher, new_slot()
+        # Named before it is sent, so that it is given up wherever an exception from outside lands.
+        token = publisher.new_token()
         try:
-            token = session.publisher.submit(publication, slot.put, at_once=True)
+            publisher.submit(publication, slot.put, token=token, at_once=True)
             outcome: Outcome = slot.take(session.timeout)
         except TimeoutError as error:
-            passing = session.publisher.forget(token)
-            raise session.unconfirmed(publication, passing) from error
+            raise session.unconfirmed(publication, publisher.forget(token)) from error
         finally:
-            session.publisher.forget(token)
+            publisher.forget(token)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     def close(self) -> None:
-        """Close the session, if there is one.  The next use opens another."""
+        """Close the session, if there is one.  The next use opens another.
+
+        Raises:
+          BlockingCallRefused: On the connection's own thread.
+        """
+        check_may_block()
         session, self._session = self._session, None
         if session is not None:
             session.close()
 
     def _open(self) -> Session:
-        opening = self._openings.setdefault(_CURRENT, _Opening(self))
-        try:
-            opening.begin()
-            opened = opening.wait()
-        finally:
-            # Whoever comes later tries anew.
-            if self._openings.get(_CURRENT) is opening:
-                self._openings.pop(_CURRENT, None)
-        if isinstance(opened, BaseException):
-            raise opened
-        return opened
+        check_may_block()
+        deadline = time.monotonic() + self.settings.timeout / 1000
+        while True:
+            found = self._openings.get(_CURRENT)
+            opening = found or self._openings.setdefault(_CURRENT, _Opening(self))
+            outcome = opening.wait(deadline)
+            if isinstance(outcome, Session):
+                return outcome
+            # Another caller's attempt ends with that caller's timeout, and not with this one's.
+            if found is None or not isinstance(outcome, ServerUnreachable) or time.monotonic() >= deadline:
+                raise outcome
 
     def _after_fork(self) -> None:
         self._openings = {}
         if self._session is not None:
             _inherited.append(self._session)
-            _release_sockets(self._session)
-            self._session = None
+            session, self._session = self._session, None
+            _release_sockets(session)
 
 
 class _Opening:
@@ -127,47 +141,61 @@ class _Opening:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._begun: dict[str, object] = {}
+        self._runners: dict[str, object] = {}
         self._outcome: Session | BaseException | None = None
         self._waiting: list[Callable[[None], None]] = []
 
-    def begin(self) -> None:
-        """Begin, unless another thread did."""
-        token = object()
-        if self._begun.setdefault(_CURRENT, token) is not token:
-            return
+    def wait(self, deadline: float) -> Session | BaseException:
+        """The session, or why there is none.
+
+        Parameters:
+          deadline(float): Until when to wait, on the monotonic clock.
+        """
+        slot = new_slot()
+        self._waiting.append(slot.put)
+        if not self._runners:
+            self._begin()
+        if self._outcome is None:
+            try:
+                # An attempt that begins now is given up by itself at the deadline, and says why.
+                slot.take(max(deadline - time.monotonic(), 0) + MOMENT)
+            except TimeoutError:
+                return ServerUnreachable(
+                    f"the connection was not open within {self._connection.settings.timeout} ms: is the server running?"
+                )
+        assert self._outcome is not None
+        return self._outcome
+
+    def _begin(self) -> None:
+        # Should an exception hit this thread here, the next one that waits begins.
         if is_green():
             # Two threads that make their first gevent hubs at once may wait for each other for ever.
             self._run()
         else:
             start_thread(self._run, "dramatiq-jetstream-opening")
 
-    def wait(self) -> Session | BaseException:
-        """The session, or why there is none."""
-        slot = new_slot()
-        self._waiting.append(slot.put)
-        # A session closes what it could not open, which may take a moment longer than its timeout.
-        timeout = self._connection.settings.timeout / 1000 + 1
-        if self._outcome is None:
-            try:
-                slot.take(timeout)
-            except TimeoutError as error:
-                raise ServerUnreachable(
-                    f"the connection was not open within {self._connection.settings.timeout} ms: is the server running?"
-                ) from error
-        assert self._outcome is not None
-        return self._outcome
-
     def _run(self) -> None:
+        """Open the session, on a thread that no exception from outside hits; only the first to come does it."""
+        token = object()
+        if self._runners.setdefault(_CURRENT, token) is not token:
+            return
         try:
-            session = Session(self._connection.settings)
-            session.open()
+            self._outcome = self._open()
         except BaseException as error:
             self._outcome = error
-        else:
-            self._connection._session = self._outcome = session
-        for wake in self._waiting:
-            wake(None)
+        finally:
+            self._connection._openings.pop(_CURRENT, None)
+            for wake in list(self._waiting):
+                wake(None)
+
+    def _open(self) -> Session:
+        connection = self._connection
+        session = connection._session
+        if session is None or not session.thread.is_alive:
+            session = Session(connection.settings, connection.session)
+            session.open()
+            connection._session = session
+        return session
 
 
 def _release_sockets(session: Session) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from dramatiq.logging import get_logger
 
-from ..errors import ConnectionClosed
+from ..errors import BlockingCallRefused, ConnectionClosed
 from .threads import Slot, new_slot, start_thread
 
 try:
@@ -21,6 +23,33 @@ T = TypeVar("T")
 
 #: How many seconds a stopping loop gives its thread to end.
 STOP_TIMEOUT = 5.0
+
+_CLOSED = "the connection is closed"
+
+
+#: The loops of this process, and the native ids of the threads that they run on.
+_loops: weakref.WeakSet[LoopThread] = weakref.WeakSet()
+_idents: set[int] = set()
+
+
+def check_may_block() -> None:
+    """Raise BlockingCallRefused on the thread of a loop, where a blocking call would stop all that runs there."""
+    if threading.get_native_id() in _idents:
+        raise BlockingCallRefused(
+            "a blocking call on the connection's own thread, as in a callback of broker.subscribe(), would wait for "
+            "itself: hand the work to another thread; broker.publish() does not block"
+        )
+
+
+def _after_fork_in_child() -> None:
+    _idents.clear()
+    for loop_thread in list(_loops):
+        loop_thread.is_alive = False
+        loop_thread.is_inherited = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class LoopThread:
@@ -41,6 +70,8 @@ class LoopThread:
         self._waiting: set[Slot] = set()
         #: Whether the loop runs.
         self.is_alive = False
+        #: Whether it runs in the process that this one was forked from.
+        self.is_inherited = False
         started = new_slot()
         self._join = start_thread(lambda: self._run(started.put), name)
         error = started.take(None)
@@ -52,39 +83,36 @@ class LoopThread:
         """Whether the caller runs on the loop's own thread."""
         return threading.get_native_id() == self._ident
 
-    def check_other_thread(self) -> None:
-        """Raise RuntimeError on the loop's own thread, where a blocking call would wait for itself."""
-        if self.is_current:
-            raise RuntimeError(
-                "a blocking call on the connection's own thread, as in a callback of broker.subscribe(), would wait "
-                "for itself for ever: hand the work to another thread"
-            )
-
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
-        """Run a callback on the loop.  Raises RuntimeError if the loop is closed."""
-        self.loop.call_soon_threadsafe(callback, *args)
+        """Run a callback on the loop; from any thread.
 
-    def call(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Run a coroutine on the loop and wait for what it returns; from any other thread.
+        Raises:
+          ConnectionClosed: If the loop is closed.
+        """
+        if not self.is_alive:
+            raise ConnectionClosed(_CLOSED)
+        try:
+            self.loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError as error:
+            raise ConnectionClosed(_CLOSED) from error
+
+    def run(self, function: Callable[[], Coroutine[Any, Any, T]], timeout: float | None = None) -> T:
+        """Run a coroutine function on the loop and wait for what it returns; from any other thread.
 
         Parameters:
-          coroutine(Coroutine): What to run; it is cancelled if the caller is interrupted or gives up.
+          function(Callable): What to run; it is cancelled if the caller is interrupted or gives up.
           timeout(float): The seconds to wait at most; as long as the coroutine takes by default.
 
         Raises:
           ConnectionClosed: If the loop is, or gets, closed.
           TimeoutError: If it takes longer than the timeout.
-          RuntimeError: On the loop's own thread, where it would wait for itself for ever.
+          BlockingCallRefused: On the thread of a loop.
         """
-        try:
-            self.check_other_thread()
-        except RuntimeError:
-            coroutine.close()
-            raise
+        check_may_block()
         outcome, tasks = new_slot(), list[asyncio.Task[T]]()
 
         def start() -> None:
-            task = self.loop.create_task(coroutine)
+            task = self.loop.create_task(function())
             tasks.append(task)
             task.add_done_callback(outcome.put)
 
@@ -94,7 +122,7 @@ class LoopThread:
 
         try:
             self._waiting.add(outcome)
-            self._begin(start, coroutine)
+            self.call_soon(start)
             task: asyncio.Task[T] | None = outcome.take(timeout)
         except BaseException:
             # A signal, or dramatiq's time limit: nobody waits for it any more.
@@ -112,18 +140,11 @@ class LoopThread:
         self._call_soon_if_open(self.loop.stop)
         self._join(STOP_TIMEOUT)
 
-    def _begin(self, start: Callable[[], None], coroutine: Coroutine[Any, Any, Any]) -> None:
-        try:
-            self.call_soon(start)
-        except RuntimeError as error:
-            coroutine.close()
-            raise ConnectionClosed("the connection is closed") from error
-
     def _call_soon_if_open(self, callback: Callable[[], object]) -> None:
         try:
             self.call_soon(callback)
-        except RuntimeError:
-            # The loop is closed: what was to be stopped has ended with it.
+        except ConnectionClosed:
+            # What was to be stopped has ended with the loop.
             return
 
     def _run(self, started: Callable[[BaseException | None], None]) -> None:
@@ -135,6 +156,8 @@ class LoopThread:
         except BaseException as error:
             started(error)
             return
+        _loops.add(self)
+        _idents.add(self._ident)
         self.is_alive = True
         started(None)
         reason = "it was stopped"
@@ -145,7 +168,10 @@ class LoopThread:
             reason = repr(error)
         finally:
             self.is_alive = False
-            self._end()
+            try:
+                self._end()
+            finally:
+                _idents.discard(self._ident)
         if not self._stopping:
             self._on_death(f"the connection's event loop ended: {reason}")
 

@@ -23,8 +23,6 @@ What is used, and why a public way does not do:
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -34,20 +32,10 @@ from nats.aio.transport import TcpTransport, WebSocketTransport
 from nats.errors import ConnectionReconnectingError
 
 from .framing import InboxFilter, Receivers
-
-#: Bytes that may wait for the socket before more is held back.
-HIGH_WATER = 1024 * 1024
+from .shared_socket import HIGH_WATER, SharedSocket
 
 #: Seconds to wait for the server's answer to a ping of the outbox.
 PONG_TIMEOUT = 5
-
-#: Seconds between two attempts of the loop to write while another thread does.
-RETRY_WRITE = 0.0005
-
-#: Seconds after which a thread that still writes is taken for lost: an exception hit it at the worst moment.
-WRITE_LIMIT = 1.0
-
-_OWNER = "owner"
 
 
 class TlsInboxFilter(InboxFilter):
@@ -63,12 +51,6 @@ class SharedTransport(TcpTransport):
     To wake the loop and have it write takes longer than to write.  Under TLS, whose state is the
     loop's, asyncio writes.
 
-    No lock guards the socket.  dramatiq throws exceptions into threads (time limits, shutdowns), and one
-    that hits between the taking of a lock and its ``try`` would leave it taken for ever.  Instead each
-    writer claims the turn with a token of its own, nobody waits for a turn on a thread, and the loop takes
-    it away from a writer that was lost.  A connection that may hold half a command is given up; all that
-    was on its way is sent again over the next one.
-
     Parameters:
       receivers(Receivers): Who takes messages before nats-py sees them.
     """
@@ -76,16 +58,8 @@ class SharedTransport(TcpTransport):
     def __init__(self, receivers: Receivers) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._receivers = receivers
-        self._loop: asyncio.AbstractEventLoop
-        self._socket: socket.socket | None = None
-        self._turn: dict[str, object] = {}
-        self._torn = False
-        self._unsent = bytearray()
-        #: What the loop could not write because it was another thread's turn.
-        self._queued: list[bytes] = []
-        self._blocked: tuple[object, float] | None = None
-        self._watching = False
-        self._room: asyncio.Event
+        #: Where threads write; another one for each connection, so that a thread never writes to the next.
+        self._shared: SharedSocket | None = None
 
     def __bool__(self) -> bool:
         # nats-py would put a transport of its own in the place of one that is not connected yet.
@@ -94,25 +68,24 @@ class SharedTransport(TcpTransport):
     @property
     def descriptors(self) -> list[int]:
         """The numbers of its open sockets."""
-        writer = self._bare_io_writer
-        sockets = [writer.get_extra_info("socket") if writer else None, self._socket]
-        return [found.fileno() for found in sockets if found is not None]
+        writer, shared = self._bare_io_writer, self._shared
+        own = writer.get_extra_info("socket") if writer else None
+        numbers = [own.fileno() if own is not None else -1, shared.descriptor if shared is not None else -1]
+        return [number for number in numbers if number >= 0]
 
     @property
     def unsent(self) -> int:
         """How many bytes wait for the socket."""
-        if self._socket is not None:
-            return len(self._unsent) + sum(map(len, self._queued))
+        if self._shared is not None:
+            return self._shared.unsent
         return self._io_writer.transport.get_write_buffer_size() if self._io_writer else 0
 
     async def connect(self, uri: Any, buffer_size: int, connect_timeout: int) -> None:
         self._discard()
         await super().connect(uri, buffer_size, connect_timeout)
         self._filter_inboxes()
-        self._loop, self._room = asyncio.get_running_loop(), asyncio.Event()
-        # A descriptor of its own, for asyncio lets nobody else watch the one it reads from.
-        self._socket = socket.fromfd(self.descriptors[0], socket.AF_INET, socket.SOCK_STREAM)
-        self._socket.setblocking(False)
+        transport: Any = self._io_writer and self._io_writer.transport
+        self._shared = SharedSocket(self.descriptors[0], transport.abort)
 
     async def connect_tls(self, uri: Any, ssl_context: Any, buffer_size: int, connect_timeout: int) -> None:
         self._detach()
@@ -121,36 +94,19 @@ class SharedTransport(TcpTransport):
 
     def write(self, payload: bytes) -> None:
         """Write, or keep what the socket does not take now; on the loop."""
-        if self._socket is None:
-            if self._io_writer is not None:
-                super().write(payload)  # type: ignore[no-untyped-call]
-            return
-        self._queued.append(payload)
-        self._flush()
+        if self._shared is not None:
+            self._shared.write(payload)
+        elif self._io_writer is not None and not self._io_writer.transport.is_closing():
+            # uvloop's transport raises once it is closed, as when nats-py says its last words to a lost connection.
+            super().write(payload)  # type: ignore[no-untyped-call]
 
     def writelines(self, payload: Iterable[bytes]) -> None:
         self.write(b"".join(payload))
 
     def write_at_once(self, payload: bytes) -> bool:
         """Write on any thread, unless something else is before it; tell whether that was done."""
-        token, writing = object(), False
-        turn = self._turn
-        try:
-            if turn.setdefault(_OWNER, token) is not token or self._torn:
-                return False
-            if self._socket is None or self._unsent or self._queued:
-                return False
-            writing = True
-            self._send(payload)
-            writing = False
-            if self._unsent:
-                self._loop.call_soon_threadsafe(self._flush)
-            return True
-        finally:
-            if writing:
-                self._torn = True
-            if turn.get(_OWNER) is token:
-                del turn[_OWNER]
+        shared = self._shared
+        return shared is not None and shared.write_at_once(payload)
 
     async def drain(self) -> None:
         """Wait until the socket has taken enough to go on.
@@ -158,13 +114,10 @@ class SharedTransport(TcpTransport):
         Raises:
           ConnectionResetError: If the connection goes away.
         """
-        if self._socket is None:
+        if self._shared is not None:
+            await self._shared.drain()
+        else:
             await super().drain()  # type: ignore[no-untyped-call]
-        while self.unsent >= HIGH_WATER:
-            self._room.clear()
-            await self._room.wait()
-            if self._socket is None:
-                raise ConnectionResetError
 
     def close(self) -> None:
         self._detach()
@@ -181,81 +134,11 @@ class SharedTransport(TcpTransport):
         transport: Any = self._io_writer and self._io_writer.transport
         transport.set_protocol(kind(transport.get_protocol(), self._receivers))
 
-    def _send(self, payload: bytes) -> None:
-        """Hand the socket what it takes, and keep the rest; by whoever has the turn."""
-        self._unsent += payload if self._unsent else payload[self._offer(payload) :]
-
-    def _offer(self, payload: bytes) -> int:
-        """How many bytes the socket takes; all of them if it is gone, for who reads from it will hear of that."""
-        if self._socket is None:
-            return len(payload)
-        try:
-            return self._socket.send(payload)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            return len(payload)
-
-    def _flush(self) -> None:
-        """Write what waits; on the loop, which no exception from outside hits."""
-        if self._socket is None:
-            return
-        owner = self._turn.setdefault(_OWNER, self)
-        if owner is not self:
-            self._flush_later(owner)
-            return
-        try:
-            self._blocked = None
-            if self._torn:
-                self._give_up()
-                return
-            if self._unsent:
-                del self._unsent[: self._offer(bytes(self._unsent[:HIGH_WATER]))]
-            queued, self._queued = self._queued, []
-            if queued:
-                self._send(queued[0] if len(queued) == 1 else b"".join(queued))
-        finally:
-            self._turn.pop(_OWNER, None)
-        self._watch()
-
-    def _flush_later(self, owner: object) -> None:
-        now = time.monotonic()
-        if self._blocked is None or self._blocked[0] is not owner:
-            self._blocked = owner, now
-        if now - self._blocked[1] > WRITE_LIMIT:
-            self._give_up()
-        else:
-            self._loop.call_later(RETRY_WRITE, self._flush)
-
-    def _give_up(self) -> None:
-        """End a connection that may hold half a command, and what its lost writer had claimed."""
-        self._turn, self._torn, self._blocked = {}, False, None
-        if self._io_writer is not None:
-            self._io_writer.transport.abort()
-
-    def _watch(self) -> None:
-        if self._unsent and not self._watching and self._socket is not None:
-            self._watching = True
-            self._loop.add_writer(self._socket.fileno(), self._flush)
-        elif not self._unsent:
-            self._unwatch()
-        self._room.set()
-
-    def _unwatch(self) -> None:
-        if self._watching and self._socket is not None:
-            self._watching = False
-            self._loop.remove_writer(self._socket.fileno())
-
     def _detach(self) -> None:
         """Give the socket back to asyncio alone."""
-        self._unwatch()
-        # A thread that writes at this moment holds the old turn, and sends to a socket that is closed.
-        mine, self._socket = self._socket, None
-        self._turn, self._torn, self._blocked = {}, False, None
-        self._unsent, self._queued = bytearray(), []
-        if mine is not None:
-            mine.close()
-            self._room.set()
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            shared.close()
 
 
 class NatsClient(Client):

@@ -95,10 +95,22 @@ class Outbox:
         """Whether items wait for the socket to take more."""
         return bool(self._queue) or _runs(self._draining)
 
+    async def has_arrived(self) -> bool:
+        """Whether the server has seen all that was sent before this was called; on the loop."""
+        self.wake()
+        if self.is_blocked:
+            return False
+        try:
+            await self._connected.client.ping()
+        except (NatsError, OSError):
+            return False
+        return True
+
     def send(self, item: OutboxItem) -> None:
-        """Send an item, from any thread.  Raises RuntimeError if the loop is closed."""
+        """Send an item, from any thread.  Raises ConnectionClosed if the loop is closed."""
         if item.on_reconnect is OnReconnect.DROP and not self._connected.client.is_connected:
             return
+        # Before it is put there, as the loop may take it at once.
         item.queued = True
         self._queue.append(item)
         if not self._woken:

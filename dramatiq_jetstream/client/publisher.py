@@ -18,8 +18,11 @@ from .commands import STATUS, parse_headers, publish_command
 from .outbox import OnReconnect, Outbox, OutboxItem
 from .server_errors import error_of, is_passing
 
-#: Seconds without an answer after which a publish is repeated under its message id.
+#: Seconds without an answer, since the server must have seen it, after which a publish is repeated.
 REPEAT_AFTER = 2.0
+
+#: Seconds between two looks at what is not answered.
+LOOK_INTERVAL = 0.5
 
 #: Seconds before a publish is repeated that the server could not take just now.
 PASSING_PAUSE = 0.25
@@ -48,7 +51,7 @@ Outcome = Receipt | Exception
 class _Pending:
     """A publish that is not answered yet."""
 
-    __slots__ = ("done", "item", "passing", "repeated", "subject")
+    __slots__ = ("done", "item", "passing", "repeated", "subject", "waiting")
 
     def __init__(self, subject: str, item: OutboxItem, done: Callable[[Outcome], object]) -> None:
         self.subject = subject
@@ -58,6 +61,12 @@ class _Pending:
         self.repeated = False
         #: The last answer, if that was one which asking again may change.
         self.passing: ApiError | None = None
+        #: Whether it is about to be repeated because of that answer.
+        self.waiting = False
+
+
+#: Tokens are never used twice in a process, so that none is taken for one of a later session.
+_tokens = itertools.count()
 
 
 class Publisher:
@@ -75,43 +84,44 @@ class Publisher:
         self._outbox = outbox
         self._address = address
         self._pending: dict[bytes, _Pending] = {}
-        self._tokens = itertools.count()
 
     @property
     def waiting(self) -> int:
         """How many publishes are not answered yet."""
         return len(self._pending)
 
-    def submit(self, publication: Publication, done: Callable[[Outcome], object], *, at_once: bool = False) -> bytes:
+    def new_token(self) -> bytes:
+        """A name for one publish, which :meth:`forget` takes; from any thread."""
+        return b"%d" % next(_tokens)
+
+    def submit(
+        self, publication: Publication, done: Callable[[Outcome], object], *, token: bytes, at_once: bool = False
+    ) -> None:
         """Publish a message; from any thread.
 
-        Until it is answered or forgotten the message is sent again after a reconnect, and every two
-        seconds; its Nats-Msg-Id makes the stream store it once.
+        Until it is answered or forgotten the message is sent again after a reconnect, and when the server has
+        seen it and does not answer for two seconds; its Nats-Msg-Id makes the stream store it once.
 
         Parameters:
           publication(Publication): The message.
           done(Callable): Told the receipt or the error, once, on the loop; it must not raise.
+          token(bytes): A new token.
           at_once(bool): Write on the caller's own thread if no other publish is under way: sooner for one, dearer
             for many.
-
-        Returns:
-          bytes: What :meth:`forget` takes.
         """
-        token = b"%d" % next(self._tokens)
         self._launch(token, publication.subject, self._command(publication, token), done, at_once)
-        return token
 
     def submit_together(
-        self, publications: Sequence[Publication], batch: str, done: Callable[[Outcome], object]
-    ) -> bytes:
+        self, publications: Sequence[Publication], batch: str, done: Callable[[Outcome], object], *, token: bytes
+    ) -> None:
         """Publish messages that one stream is to store together or not at all; else as :meth:`submit` does.
 
         Parameters:
           publications(Sequence[Publication]): The messages.
           batch(str): A name for them that was never used.
           done(Callable): Told the last one's receipt, or the error.
+          token(bytes): A new token.
         """
-        token = b"%d" % next(self._tokens)
         commands = []
         for number, publication in enumerate(publications, 1):
             headers = {**publication.headers, BATCH_ID: batch, BATCH_SEQUENCE: str(number)}
@@ -120,7 +130,6 @@ class Publisher:
             else:
                 commands.append(self._command(publication._replace(headers={**headers, BATCH_COMMIT: "1"}), token))
         self._launch(token, publications[-1].subject, b"".join(commands), done)
-        return token
 
     def _command(self, publication: Publication, token: bytes) -> bytes:
         reply = self.inbox + token.decode()
@@ -157,7 +166,9 @@ class Publisher:
         if isinstance(outcome, ApiError) and is_passing(outcome):
             # Neither stored nor refused: an earlier copy may still be on its way through the cluster.
             pending.passing = outcome
-            asyncio.get_running_loop().call_later(PASSING_PAUSE, self._repeat, token)
+            if not pending.waiting:
+                pending.waiting = True
+                asyncio.get_running_loop().call_later(PASSING_PAUSE, self._repeat, token)
         elif self._pending.pop(token, None) is not None:
             pending.done(outcome)
 
@@ -167,17 +178,23 @@ class Publisher:
             self._repeat(token)
 
     async def watch(self) -> None:
-        """Repeat what stays unanswered for long, for as long as the loop runs."""
-        seen: set[bytes] = set()
+        """Repeat what the server has seen and does not answer, for as long as the loop runs."""
         while True:
-            await asyncio.sleep(REPEAT_AFTER)
-            if self._outbox.is_blocked:
-                # The link is slow: what seems unanswered may not have left yet.
-                seen = set()
+            await asyncio.sleep(LOOK_INTERVAL)
+            seen = set(self._pending)
+            self._correct_queued()
+            # On a slow link a publish may be on its way for long; what is repeated would only queue behind it.
+            if not seen or not await self._outbox.has_arrived():
                 continue
+            await asyncio.sleep(REPEAT_AFTER)
             for token in seen & self._pending.keys():
                 self._repeat(token)
-            seen = set(self._pending)
+
+    def _correct_queued(self) -> None:
+        """Have what never came to the queue be repeated: an exception hit the thread that was to put it there."""
+        if not self._outbox.is_blocked:
+            for pending in list(self._pending.values()):
+                pending.item.queued = False
 
     def fail(self, error_of: Callable[[str], BrokerConnectionError | None]) -> None:
         """Fail publishes, each with the error that a function gives for its subject, if it gives one; on the loop."""
@@ -190,7 +207,7 @@ class Publisher:
         # Its caller may give it up at any moment.
         pending = self._pending.get(token)
         if pending is not None:
-            pending.repeated = True
+            pending.repeated, pending.waiting = True, False
             if not pending.item.queued:
                 self._outbox.send(pending.item)
 
@@ -199,7 +216,9 @@ class Publisher:
         if plain is not None:
             return Receipt(plain[1].decode(), int(plain[2]), duplicate=False)
         if headers and parse_headers(headers).get(STATUS) == "503":
-            return StreamNotFound(f"no stream listens on {pending.subject!r}")
+            missing = StreamNotFound(f"no stream listens on {pending.subject!r}")
+            missing.repeated = pending.repeated
+            return missing
         what = f"publishing to {pending.subject!r}"
         try:
             with readable(what):

@@ -165,12 +165,19 @@ class Requests:
 
         Raises:
           StreamNotFound, ConsumerNotFound: If what it is about does not exist.
-          ApiError: If the server answers with another error.
+          ApiError: If the server answers with another error; with one that may pass, until the timeout.
 
         Returns:
           dict: The answer.
         """
         request = b"" if body is None else json.dumps(body, allow_nan=False).encode()
+
+        async def attempt(left: float) -> dict[str, Any]:
+            return await self._call_once(operation, request, left)
+
+        return await wait_out(attempt, server_errors.is_passing, self.timeout if timeout is None else timeout)
+
+    async def _call_once(self, operation: str, request: bytes, timeout: float) -> dict[str, Any]:
         answer = await self.request(f"{self.api}.{operation}", request, timeout=timeout)
         with readable(operation):
             fields: dict[str, Any] = json.loads(answer.data)

@@ -1,8 +1,9 @@
 """The server's error numbers, and what each means for whoever asked.
 
-The numbers are nats-server's own (``server/errors.json`` of its source).  An answer is *final* if asking again
-gets the same answer, *passing* if it may get another one soon.  A publish that was only ever answered with
-passing errors, or not at all, is of *unknown* outcome: an earlier copy of it may be stored.
+The numbers are nats-server's own (``server/errors.json`` of its source, read for 2.15).  An answer is *final* if
+asking again gets the same answer, as all that are not listed as passing do, and *passing* if it may get another
+one soon.  A publish is of *unknown* outcome if it was answered with passing errors only, or not at all, or if a
+copy of it that was sent again is refused because of what is stored: an earlier copy may be.
 """
 
 from __future__ import annotations
@@ -32,21 +33,63 @@ WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 #: An account, or a server, without JetStream.
 _NO_JETSTREAM = frozenset({10039, 10076})
 
-_UNAVAILABLE = 503
+#: Statuses by which a newer server may answer with numbers that are not listed here: unavailable, too many requests.
+_PASSING_STATUSES = frozenset({429, 503})
 
-#: Passing, though their status does not say so: no quorum, no leader, a raft group that starts, or the same
-#: message id of an earlier attempt still on its way through the cluster.
-_PASSING = frozenset({10004, 10006, 10007, 10008, 10009, 10041, 10118, 10119, 10158, 10167})
+#: Passing, whatever their status.
+_PASSING = frozenset(
+    {
+        10004,  # incomplete results: not all servers answered
+        10006,  # JetStream not in clustered mode: it starts
+        10007,  # JetStream cluster not assigned to this server: it moves
+        10008,  # JetStream system temporarily unavailable: no quorum, or no leader
+        10009,  # JetStream cluster can not handle request: not the leader
+        10041,  # a raft group's error, such as "raft: not leader"
+        10063,  # expected stream sequence does not match: this server is behind
+        10118,  # stream is offline
+        10119,  # consumer is offline
+        10158,  # duplicate message id is in process: an earlier copy is on its way through the cluster
+        10163,  # expected last sequence per subject temporarily unavailable
+        10167,  # too many requests
+        10202,  # cluster member change is in progress
+        10210,  # atomic publish too many inflight
+        10211,  # batch publish too many inflight
+    }
+)
 
-#: Final, though their status is 503: full streams, disks and accounts, and features that are off.
-_FINAL = frozenset({10002, 10023, 10026, 10027, 10028, 10035, 10039, 10047, 10072, 10076, 10077})
+#: Final, though their status is 503.
+_FINAL = frozenset(
+    {
+        10010,  # JetStream clustering support required
+        10023,  # insufficient resources: the server is full
+        10035,  # account not found
+        10036,  # not currently supported in clustered mode
+        10039,  # JetStream not enabled for account
+        10075,  # peer remap failed
+        10076,  # JetStream not enabled
+        10077,  # the stream does not store it: it is full, or the disk is
+    }
+)
+
+#: Of a stream whose server stops just then; it comes as a 10077.
+_STORE_CLOSED = "store is closed"
+
+#: Final, but due to what is stored, or to how much: an earlier copy of the message may be the very reason.
+_OF_STATE = frozenset({10002, 10023, 10028, 10047, 10070, 10071, 10077, 10109, 10164, 10201})
 
 
 def is_passing(error: BaseException) -> bool:
     """Whether asking again may get another answer soon."""
     if not isinstance(error, ApiError):
         return False
-    return error.err_code in _PASSING or (error.code == _UNAVAILABLE and error.err_code not in _FINAL)
+    if error.err_code in _PASSING or (error.err_code == 10077 and _STORE_CLOSED in error.description):
+        return True
+    return error.code in _PASSING_STATUSES and error.err_code not in _FINAL
+
+
+def is_unknown(error: ApiError) -> bool:
+    """Whether a publish that ended with this error may be stored all the same, in an earlier copy."""
+    return error.repeated and error.err_code in _OF_STATE
 
 
 def error_of(what: str, answer: dict[str, Any], address: str) -> BrokerError:

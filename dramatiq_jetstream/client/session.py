@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from dramatiq.logging import get_logger
-from nats.aio.msg import Msg
 
 from ..errors import BrokerError, CallTimeout, ConnectionClosed, PermissionDenied
 from ..settings import BrokerSettings
 from ..wire import Publication
 from .border import translated
-from .commands import header_block, publish_command
+from .commands import publish_command
 from .framing import Receiver
 from .loop_thread import LoopThread
-from .nats_internals import NatsClient, id_of
+from .nats_internals import NatsClient
 from .outbox import OnReconnect, Outbox, OutboxItem
 from .publisher import Outcome, Publisher, Receipt
 from .reconnecting_client import ReconnectingClient
 from .requests import RequestLost, Requests
+from .subscriptions import Listening, Subscription, Subscriptions
 from .supervision import Supervisor
 
 Listener = Callable[[], object]
@@ -35,11 +36,13 @@ class Session(Requests):
 
     Parameters:
       settings(BrokerSettings): Where to connect, and how.
+      successor(Callable): Gives the session that is open once this one is closed; from any thread.
     """
 
-    def __init__(self, settings: BrokerSettings) -> None:
+    def __init__(self, settings: BrokerSettings, successor: Callable[[], Session]) -> None:
         self.logger = get_logger(__name__, type(self))
         self.settings = settings
+        self._successor = successor
         #: What to do when the connection's own work cannot go on; a worker process ends itself.
         self.on_fatal: Callable[[str], object] = self._log_fatal
         self.thread = LoopThread("dramatiq-jetstream", lambda reason: self.on_fatal(reason))
@@ -49,9 +52,9 @@ class Session(Requests):
         self.outbox = Outbox(self.thread, self.connected, self.supervisor)
         self.publisher: Publisher
         self._listeners: set[Listener] = set()
+        self._subscriptions = Subscriptions(self.connected, self.timeout)
         #: What the client's own inboxes begin with.
         self._inboxes = ""
-        self._receipts_client: NatsClient | None = None
 
     @property
     def client(self) -> NatsClient:
@@ -62,6 +65,11 @@ class Session(Requests):
     def is_open(self) -> bool:
         """Whether the client is connected or about to be again; from any thread."""
         return self.thread.is_alive and self.connected.is_open
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it belongs to the process that this one was forked from; from any thread."""
+        return self.thread.is_inherited
 
     @property
     def address(self) -> str:
@@ -85,7 +93,7 @@ class Session(Requests):
           ServerUnreachable, AuthenticationFailed, UnsupportedServer: If that is not possible.
         """
         try:
-            self.thread.call(self._open())
+            self.thread.run(self._open)
         except BaseException:
             self.thread.stop()
             raise
@@ -94,7 +102,7 @@ class Session(Requests):
         """Hand the server what is still to be sent, disconnect and end the thread; within the timeout."""
         self.connected.closing = True
         try:
-            self.thread.call(self._close(), self.timeout)
+            self.thread.run(self._close, self.timeout)
         except (TimeoutError, BrokerError) as error:
             self.logger.warning("The connection did not close cleanly: %s", str(error) or type(error).__name__)
         finally:
@@ -114,9 +122,41 @@ class Session(Requests):
         self.check_size(Publication(subject, body, {}))
         self.outbox.send(OutboxItem(publish_command(subject, body), OnReconnect.SEND_AGAIN))
 
+    def send(self, item: OutboxItem) -> None:
+        """Send an item, once this session is closed over the next one; from any thread.
+
+        Raises:
+          BrokerConnectionError: If there is none.
+        """
+        if self.is_inherited:
+            raise ConnectionClosed("this belongs to the process from which this one was forked, which goes on with it")
+        if self.is_open:
+            self.outbox.send(item)
+        else:
+            successor = self._successor()
+            successor.check_open()
+            successor.outbox.send(item)
+
     def listen(self, subject: str, callback: Callable[[str, bytes], object]) -> Subscription:
         """Call back on the loop for each message on a subject; from any thread but the loop's."""
-        return Subscription(self, self.thread.call(self.hear(subject, callback)))
+
+        async def subscribe() -> Listening:
+            listening = await self.hear(subject, callback)
+            # What is sent from now on arrives; while the connection is away, as soon as it is back.
+            await self.outbox.has_arrived()
+            return listening
+
+        listening = self.thread.run(subscribe)
+        return Subscription(partial(self._end, listening))
+
+    def _end(self, listening: Listening) -> None:
+        """End a subscription, without waiting for messages on their way if called in its callback."""
+        if not self.is_open:
+            return
+        if self.thread.is_current:
+            self.supervisor.once("end of a subscription", self.unsubscribe(listening, drain=False))
+        else:
+            self.thread.run(partial(self.unsubscribe, listening))
 
     def check_open(self) -> None:
         """Raise ConnectionClosed if nothing can be sent any more; from any thread."""
@@ -135,10 +175,10 @@ class Session(Requests):
         """Take a listener back."""
         self._listeners.discard(listener)
 
-    async def receive(self, receiver: Receiver) -> tuple[str, Any]:
-        """Subscribe to an inbox of one's own, on the shortest way; return its subject and the subscription."""
+    async def receive(self, receiver: Receiver) -> tuple[str, Listening]:
+        """Listen on an inbox of one's own; return its subject and what ends it."""
         inbox = self.client.new_inbox()
-        return inbox, await self._receive(inbox, receiver)
+        return inbox, await self._subscriptions.add(inbox, receiver)
 
     async def ask_for_many(self, subject: str, body: bytes, take: Callable[[bytes, bytes], bool]) -> None:
         """Send a request that several messages answer.
@@ -182,34 +222,27 @@ class Session(Requests):
             await self.unsubscribe(subscription, drain=False)
         done.result()
 
-    async def hear(self, subject: str, callback: Callable[[str, bytes], object]) -> Any:
-        """Call back for each message on a subject; return the subscription."""
+    async def hear(self, subject: str, callback: Callable[[str, bytes], object]) -> Listening:
+        """Call back for each message on a subject; return what ends it."""
 
-        async def on_message(msg: Msg) -> None:
-            callback(msg.subject, msg.data)
+        def on_message(name: bytes, _: bytes, __: bytes, body: bytes) -> None:
+            try:
+                callback(name.decode(), body)
+            except BaseException:
+                # Not only an Exception: sys.exit() in a callback would end the loop.
+                self.logger.error(
+                    "A callback failed for a message on %r; the subscription to %r goes on.",
+                    name.decode("utf-8", "replace"),
+                    subject,
+                    exc_info=True,
+                )
 
-        return await self._subscribe(subject, on_message)
+        return await self._subscriptions.add(subject, on_message)
 
-    async def _subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]] | None) -> Any:
-        with translated(f"subscribing to {subject!r}", self.address):
-            return await self.client.subscribe(subject, cb=callback)
-
-    async def unsubscribe(self, subscription: Any, *, drain: bool = True) -> None:
+    async def unsubscribe(self, listening: Listening | None, *, drain: bool = True) -> None:
         """End a subscription; unless told otherwise, once what is already on its way here has been handled."""
-        if subscription is None or not self.client.owns(subscription) or self.client.is_closed:
-            return
-        try:
-            with translated("unsubscribing", self.address):
-                if drain and self.client.is_connected:
-                    await subscription.drain()
-                else:
-                    await subscription.unsubscribe()
-        except BrokerError as error:
-            # The connection broke meanwhile; nats-py would subscribe again once it is back.
-            self.logger.debug("Unsubscribing: %s", error)
-            self.client.forget(subscription)
-        if self.client.receivers is not None:
-            self.client.receivers.pop(id_of(subscription), None)
+        if listening is not None:
+            await self._subscriptions.remove(listening, drain=drain)
 
     async def store(self, publication: Publication, *, timeout: float | None = None) -> Receipt:
         """Publish a message and wait until its stream has stored it.
@@ -231,8 +264,8 @@ class Session(Requests):
             if not answered.done():
                 answered.set_result(outcome)
 
-        token = self.submit(publication, done)
-        passing = None
+        token, passing = self.publisher.new_token(), None
+        self.submit(publication, done, token)
         try:
             await asyncio.wait([answered], timeout=self.timeout if timeout is None else timeout)
         finally:
@@ -244,17 +277,17 @@ class Session(Requests):
             raise outcome
         return outcome
 
-    def submit(self, publication: Publication, done: Callable[[Outcome], object], *, at_once: bool = False) -> bytes:
+    def submit(self, publication: Publication, done: Callable[[Outcome], object], token: bytes) -> None:
         """Begin to publish a message of a size the server takes, as the publisher does; from any thread."""
         self.check_inbox()
-        return self.publisher.submit(publication, done, at_once=at_once)
+        self.publisher.submit(publication, done, token=token)
 
     def submit_together(
-        self, publications: Sequence[Publication], batch: str, done: Callable[[Outcome], object]
-    ) -> bytes:
+        self, publications: Sequence[Publication], batch: str, done: Callable[[Outcome], object], token: bytes
+    ) -> None:
         """Begin to publish such messages together, as the publisher does; from any thread."""
         self.check_inbox()
-        return self.publisher.submit_together(publications, batch, done)
+        self.publisher.submit_together(publications, batch, done, token=token)
 
     def unconfirmed(self, publication: Publication, passing: Exception | None = None) -> CallTimeout:
         """What to raise when there is no answer to a publish, or only ones that may pass."""
@@ -269,7 +302,7 @@ class Session(Requests):
         inbox = f"{self.client.new_inbox()}."
         self._inboxes = inbox[: inbox[:-1].rindex(".") + 1]
         self.publisher = Publisher(self.outbox, inbox, self.address)
-        await self._subscribe_receipts()
+        await self._subscriptions.add(f"{inbox}*", self.publisher.on_reply)
         self.supervisor.keep("repetition of unanswered publishes", self.publisher.watch)
         self.supervisor.keep("look at the outbox", self.outbox.look)
 
@@ -279,26 +312,20 @@ class Session(Requests):
         with translated("closing", self.address):
             await self.connected.close()
 
-    async def _receive(self, subject: str, receiver: Receiver) -> Any:
-        async def on_message(msg: Msg) -> None:
-            receiver(msg.subject.encode(), msg.reply.encode(), header_block(msg.headers or {}), msg.data)
-
-        receivers = self.client.receivers
-        if receivers is None:
-            return await self._subscribe(subject, on_message)
-        subscription = await self._subscribe(subject, None)
-        receivers[id_of(subscription)] = receiver
-        return subscription
-
-    async def _subscribe_receipts(self) -> None:
-        self._receipts_client = self.client
-        await self._receive(f"{self.publisher.inbox}*", self.publisher.on_reply)
-
     def _on_back(self) -> None:
         self.denied_inbox = None
         self.fail(lambda subject: RequestLost(f"the connection broke before the answer to {subject!r} came"))
-        if self._receipts_client is not self.client:
-            self.supervisor.keep("subscription to receipts", self._subscribe_receipts)
+        if self._subscriptions.are_current:
+            self._resume()
+        else:
+            self.supervisor.keep("renewal of subscriptions", self._renew)
+
+    async def _renew(self) -> None:
+        # Before anything is sent again, or its answers would be missed.
+        await self._subscriptions.renew()
+        self._resume()
+
+    def _resume(self) -> None:
         self.outbox.resume()
         self.publisher.resume()
         for listener in list(self._listeners):
@@ -319,30 +346,6 @@ class Session(Requests):
 
     def _log_fatal(self, reason: str) -> None:
         self.logger.critical("The connection to %s does not work any more: %s.", self.address, reason)
-
-
-class Subscription:
-    """A subscription that lasts until it is closed; a context manager.
-
-    Parameters:
-      session(Session): The session it belongs to.
-      subscription(object): The client's subscription.
-    """
-
-    def __init__(self, session: Session, subscription: Any) -> None:
-        self._session = session
-        self._subscription = subscription
-
-    def __enter__(self) -> Subscription:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop the messages."""
-        if self._session.is_open:
-            self._session.thread.call(self._session.unsubscribe(self._subscription))
 
 
 def _denial(verb: str, subject: str) -> PermissionDenied:

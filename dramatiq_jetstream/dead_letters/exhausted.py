@@ -105,6 +105,9 @@ class ExhaustedMessages:
 
     async def stop(self) -> None:
         """Leave the rest to other workers; on the loop."""
+        if self._session is not None and not self._session.thread.is_current:
+            # It was closed, or is the parent process's.
+            self._pullers, self._tasks, self._sweeping = {}, set(), None
         pullers, self._pullers, self._session = self._pullers, {}, None
         for puller in pullers.values():
             await puller.stop()

@@ -77,7 +77,7 @@ class _NoLease:
     def settle(self, delivery: Delivery, answer: bytes) -> None:
         return
 
-    async def confirm(self, delivery: Delivery, answer: bytes) -> None:
+    def confirm(self, delivery: Delivery, answer: bytes) -> None:
         return
 
     def drop(self, delivery: Delivery) -> None:

@@ -71,8 +71,8 @@ class LeaseKeeper(Protocol):
     def settle(self, delivery: Delivery, answer: bytes) -> None:
         """Answer the server and let go of the message; from any thread."""
 
-    async def confirm(self, delivery: Delivery, answer: bytes) -> None:
-        """Do the same and wait for the server's word; on the loop."""
+    def confirm(self, delivery: Delivery, answer: bytes) -> None:
+        """Do the same and wait for the server's word; from any thread but the loop's."""
 
     def drop(self, delivery: Delivery) -> None:
         """Let go of the message without an answer; from any thread."""
@@ -89,7 +89,10 @@ class Delivery:
       origin(Origin): Where it stands.  Read from the reply subject by default.
     """
 
-    __slots__ = ("_clock", "_headers", "_origin", "body", "lease_keeper", "record", "redelivered", "reply", "settled")
+    __slots__ = (
+        *("_clock", "_headers", "_origin", "_progress"),
+        *("body", "lease_keeper", "record", "redelivered", "reply", "settled"),
+    )
 
     def __init__(
         self, reply: str, body: bytes, headers: Headers | bytes, lease_keeper: LeaseKeeper, origin: Origin | None = None
@@ -103,6 +106,7 @@ class Delivery:
         self.settled = False
         self._headers = headers
         self._origin = origin
+        self._progress: OutboxItem | None = None
         self._clock: tuple[float, Callable[[], float | None]] | None = None
 
     @property
@@ -190,6 +194,13 @@ class Delivery:
     def item(self, answer: bytes, sent: Callable[[], None] | None = None) -> OutboxItem:
         """The answer on its way to the server; an acknowledgement must not get lost."""
         return OutboxItem(publish_command(self.reply, answer), _ON_RECONNECT.get(answer, OnReconnect.SEND_LATER), sent)
+
+    @property
+    def progress(self) -> OutboxItem:
+        """The report that it is still being worked on; the same one each time."""
+        if self._progress is None:
+            self._progress = self.item(PROGRESS)
+        return self._progress
 
     def start_clock(self, limit: Callable[[], float | None]) -> None:
         """Let the lease end so many seconds from now, as a function tells when that is asked."""

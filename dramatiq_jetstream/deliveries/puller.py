@@ -20,7 +20,7 @@ from ..client import DESCRIPTION, STATUS, OutboxItem, Session, parse_headers, pu
 from ..errors import BrokerError
 from ..streams import Limits, Route
 from ..wire import pending_of
-from .delivery import PROGRESS, AttemptRecord, Delivery, nak
+from .delivery import AttemptRecord, Delivery, nak
 from .prefetch import PASSING, Credit, Prefetch
 
 #: Seconds between the server's signs of life while a pull request waits.
@@ -132,15 +132,43 @@ class Puller:
         Raises:
           ConnectionClosed: If the answer can no longer be sent.
         """
-        self.session.check_open()
+        # In this order: a message that is answered twice does no harm, one that is held for ever takes a slot.
         self._held.pop(delivery.reply, None)
-        self.session.outbox.send(delivery.item(answer, self._refill_soon))
+        try:
+            self.session.send(delivery.item(answer, self._refill_soon))
+        except BrokerError:
+            self._held[delivery.reply] = delivery
+            raise
 
-    async def confirm(self, delivery: Delivery, answer: bytes) -> None:
-        """Answer the server, wait for its word, and let go of the message."""
-        await self.session.request(delivery.reply, answer)
-        self._held.pop(delivery.reply, None)
-        self._refill_soon()
+    def confirm(self, delivery: Delivery, answer: bytes) -> None:
+        """Answer the server, wait for its word, and let go of the message; from any thread but the loop's.
+
+        A server that crashed may have removed the message and lost what its consumer knew of it, and never answers
+        then.  After one timeout the answer is sent as others are, and again after a reconnect.
+
+        Raises:
+          BrokerConnectionError: If the answer can no longer be sent.
+        """
+        if self.session.is_open:
+            self.session.thread.run(lambda: self._confirm(delivery, answer))
+        else:
+            self.settle(delivery, answer)
+
+    async def _confirm(self, delivery: Delivery, answer: bytes) -> None:
+        try:
+            await self.session.request(delivery.reply, answer)
+        except BrokerError as error:
+            self.session.check_open()
+            self.logger.warning(
+                "The acknowledgement of message %s of queue %r is not confirmed; it is sent again without waiting: %s",
+                delivery,
+                self.route.queue_name,
+                error,
+            )
+            self.settle(delivery, answer)
+        else:
+            self._held.pop(delivery.reply, None)
+            self._refill_soon()
 
     def drop(self, delivery: Delivery) -> None:
         """Let go of a message without an answer; from any thread."""
@@ -299,12 +327,16 @@ class Puller:
 
     async def _renew(self) -> None:
         """Tell the server, three times per ack_wait, that what is held is still being worked on."""
+        took = 0.0
         while self._held or not self._stopped:
-            await asyncio.sleep(max(self.limits.ack_wait / 3000, 0.05))
+            await asyncio.sleep(max(self.limits.ack_wait / 3000 - took, 0.05))
             now = time.monotonic()
             for delivery in list(self._held.values()):
-                if self._keeps_lease(delivery, now):
-                    self.session.outbox.send(delivery.item(PROGRESS))
+                if self._keeps_lease(delivery, now) and not delivery.progress.queued:
+                    self.session.outbox.send(delivery.progress)
+            # On a link that is slow or silent, one report that is under way is enough.
+            await self.session.outbox.has_arrived()
+            took = time.monotonic() - now
 
     def _keeps_lease(self, delivery: Delivery, now: float) -> bool:
         try:

@@ -17,7 +17,8 @@ from ..client import (
 )
 from ..errors import ApiError, EnqueueRejected, StreamNotFound
 from ..wire import new_id
-from .batch import Batch, Entry, OnFailed, OnStored
+from .batch import Batch, OnFailed, OnStored
+from .entry import Entry
 from .queue import Queue
 
 #: The most messages that the server stores together (nats-server's own limit).
@@ -84,12 +85,13 @@ class AtomicBatch(Batch):
         return super()._error_of(entry, outcome)
 
     def _submit(self, session: Session, entries: Sequence[Entry], deadline: float) -> Outcome | None:
-        slot = new_slot()
-        # What the connection lost half of cannot be completed under its name.
-        token = session.submit_together([entry.publication for entry in entries], new_id(), slot.put)
+        slot, token = new_slot(), session.publisher.new_token()
         try:
+            # What the connection lost half of cannot be completed under its name.
+            session.submit_together([entry.publication for entry in entries], new_id(), slot.put, token)
             outcome: Outcome = slot.take(max(deadline - time.monotonic(), 0))
         except TimeoutError:
+            entries[-1].passing = session.publisher.forget(token)
             return None
         finally:
             session.publisher.forget(token)

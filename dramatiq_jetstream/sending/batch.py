@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 from dramatiq import Message
 from dramatiq.logging import get_logger
 
-from ..client import Connection, Outcome, Session, Slot, new_slot
+from ..client import Connection, Outcome, check_may_block
 from ..errors import (
     ApiError,
     BatchFailed,
@@ -26,6 +27,7 @@ from ..errors import (
     StreamNotFound,
 )
 from ..wire import Publication
+from .entry import Answers, Entry
 from .queue import Queue
 
 #: How many messages may be on their way to the server at once, and their bytes.  Beyond that,
@@ -47,52 +49,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _filling.set(None))
 
 
-class _Answers:
-    """Counts answers, and wakes who waits for so many; on the loop, but for :meth:`wait`."""
+class _Exit:
+    """Gives each ``with`` block a handle of its own that ends the batch, by which a block that is over is known.
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._waiting: tuple[int, Slot] | None = None
+    An exception that dramatiq throws into a thread may hit ``__exit__`` before its first line.  The block
+    alone holds the handle, so it is gone then, while the batch itself may live on in a traceback.
+    """
 
-    def arrived(self) -> None:
-        self.count += 1
-        if self._waiting is not None:
-            self._check()
-
-    def wait(self, count: int, session: Session) -> bool:
-        """Wait for that many, on any other thread; False if there is none within the timeout."""
-        while self.count < count:
-            before, slot = self.count, new_slot()
-            self._waiting = count, slot
-            session.thread.call_soon(self._check)
-            try:
-                slot.take(session.timeout)
-            except TimeoutError:
-                if self.count == before:
-                    return False
-        return True
-
-    def _check(self) -> None:
-        waiting = self._waiting
-        if waiting is not None and self.count >= waiting[0]:
-            self._waiting = None
-            waiting[1].put(None)
-
-
-class Entry:
-    """One message of a batch."""
-
-    __slots__ = ("delay", "message", "outcome", "passing", "publication", "queue", "token")
-
-    def __init__(self, message: Message[Any], delay: int | None, queue: Queue, publication: Publication) -> None:
-        self.message = message
-        self.delay = delay
-        self.queue = queue
-        self.publication = publication
-        self.outcome: Outcome | None = None
-        #: The server's last answer, if that was one which asking again may change.
-        self.passing: ApiError | None = None
-        self.token = b""
+    def __get__(self, batch: Batch | None, owner: type[Batch]) -> Callable[..., None]:
+        if batch is None:
+            return owner.leave
+        handle = partial(batch.leave)
+        batch._block = weakref.ref(handle)
+        return handle
 
 
 class Batch:
@@ -117,6 +86,8 @@ class Batch:
         self._away: BrokerConnectionError | None = None
         self._owner: int | None = None
         self._token: Token[Batch | None] | None = None
+        #: The handle of the block that fills it.
+        self._block: weakref.ref[Callable[..., None]] | None = None
 
     @classmethod
     def of(cls, connection: Connection) -> Batch | None:
@@ -125,17 +96,24 @@ class Batch:
         Tasks and threads that were begun inside its block know of it too, and may still when it has ended.
         """
         batch = _filling.get()
-        ours = batch is not None and batch.connection is connection and batch._owner == threading.get_ident()
-        return batch if ours else None
+        return batch if batch is not None and batch.connection is connection and batch._is_filled_here else None
+
+    @property
+    def _is_filled_here(self) -> bool:
+        return self._owner == threading.get_ident() and (self._block is None or self._block() is not None)
 
     def __enter__(self) -> Batch:
+        check_may_block()
         self._token = _filling.set(self)
         self._owner = threading.get_ident()
         return self
 
-    def __exit__(
+    __exit__ = _Exit()
+
+    def leave(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """End the block."""
         self._owner = None
         if self._token is not None:
             _filling.reset(self._token)
@@ -233,8 +211,7 @@ class PipelinedBatch(Batch):
         super().__init__(connection, stored, failed)
         self._open: list[Entry] = []
         self._bytes = 0
-        self._sent = 0
-        self._answers = _Answers()
+        self._answers = Answers()
         #: Queues whose streams are gone, and why there are no new ones.
         self._gone: dict[Queue, BrokerError] = {}
 
@@ -248,10 +225,11 @@ class PipelinedBatch(Batch):
             entry.outcome = outcome
             answers.arrived()
 
-        entry.token = self.connection.session().submit(entry.publication, answered)
+        session = self.connection.session()
+        entry.token = session.publisher.new_token()
+        session.submit(entry.publication, answered, entry.token)
         self._open.append(entry)
         self._bytes += len(entry.publication.body)
-        self._sent += 1
         if len(self._open) >= WINDOW or self._bytes >= WINDOW_BYTES:
             self._settle(len(self._open) // 2)
 
@@ -267,18 +245,28 @@ class PipelinedBatch(Batch):
         """Wait until no more than so many messages are unanswered, and close the answered ones."""
         if not self._open:
             return
-        if not self._answers.wait(self._sent - left, self.connection.session()):
-            self._give_up()
+        session = self.connection.session()
+        while (missing := self._missing(left)) > 0:
+            if not self._answers.wait(missing, session):
+                self._give_up()
+                break
         answered = [entry for entry in self._open if entry.outcome is not None]
         self._open = [entry for entry in self._open if entry.outcome is None]
         for entry in answered:
             self._bytes -= len(entry.publication.body)
             self.close(entry, self._second_opinion(entry))
 
+    def _missing(self, left: int) -> int:
+        """How many answers must have arrived in all until no more than so many messages are unanswered; 0 if so now."""
+        # Counted first: what arrives meanwhile makes it too few, and there is another round.
+        count = self._answers.count
+        missing = sum(entry.outcome is None for entry in self._open) - left
+        return count + missing if missing > 0 else 0
+
     def _give_up(self) -> None:
         session = self.connection.session()
         given_up, self._open = self._open, []
-        self._bytes, self._sent, self._answers = 0, 0, _Answers()
+        self._bytes, self._answers = 0, Answers()
         self._away = CallTimeout(
             f"not sent, because the server at {session.address} confirmed none of the messages before it within "
             f"{session.settings.timeout} ms"
@@ -290,14 +278,16 @@ class PipelinedBatch(Batch):
 
     def _second_opinion(self, entry: Entry) -> Outcome | None:
         """What the server said; where it knew no such stream, what it says to another attempt."""
-        if not isinstance(entry.outcome, StreamNotFound):
-            return entry.outcome
+        missing = entry.outcome
+        if not isinstance(missing, StreamNotFound):
+            return missing
         if entry.queue not in self._gone:
             try:
-                return entry.queue.store_persistently(entry.publication)
+                return entry.queue.store_persistently(entry.publication, repeated=missing.repeated)
             except EnqueueRejected as error:
                 return error
             except BrokerError as error:
                 # The others would wait for the stream as long again.
                 self._gone[entry.queue] = error
-        return self._gone[entry.queue]
+        gone = self._gone[entry.queue]
+        return entry.queue.unknown(gone) if missing.repeated and isinstance(gone, StreamNotFound) else gone

@@ -6,10 +6,11 @@ import math
 
 from dramatiq.logging import get_logger
 
-from ..client import MESSAGE_TOO_LARGE, NO_ATOMIC_BATCHES, NO_SCHEDULES, Connection, Receipt, Session
+from ..client import MESSAGE_TOO_LARGE, NO_ATOMIC_BATCHES, NO_SCHEDULES, Connection, Receipt, Session, is_unknown
 from ..errors import (
     ApiError,
     BrokerError,
+    CallTimeout,
     DelayNotSupported,
     EnqueueRejected,
     MessageTooLarge,
@@ -128,17 +129,22 @@ class Queue:
         try:
             self.prepare(publication)
             return self._connection.publish(publication)
-        except StreamNotFound:
-            return self.store_persistently(publication)
+        except StreamNotFound as error:
+            return self.store_persistently(publication, repeated=error.repeated)
         except ApiError as error:
             raise self.rejection(error, publication) from error
 
-    def store_persistently(self, publication: Publication) -> Receipt:
-        """Publish a message whose stream did not answer."""
+    def store_persistently(self, publication: Publication, *, repeated: bool) -> Receipt:
+        """Publish a message whose stream did not answer.
+
+        Parameters:
+          publication(Publication): The message.
+          repeated(bool): Whether it was sent more than once, so that an earlier copy may be stored.
+        """
         try:
             return self._connection.call(lambda session: self._persist(session, publication))
         except StreamNotFound as error:
-            raise self._missing(publication) from error
+            raise (self.unknown(error) if repeated else self._missing(publication)) from error
         except ApiError as error:
             raise self.rejection(error, publication) from error
 
@@ -165,9 +171,18 @@ class Queue:
             f"'nats stream add {self.route.stream}', or let the broker do it (declare='auto')"
         )
 
+    def unknown(self, error: BrokerError) -> CallTimeout:
+        """What to raise when only a later copy of a message is known to be refused."""
+        return CallTimeout(
+            f"{self.route.describe()} refused a message that was sent again, as there was no answer to the first copy: "
+            f"{error}. That copy may or may not be stored; send again if running twice does no harm"
+        )
+
     def rejection(self, error: ApiError, publication: Publication) -> BrokerError:
         """What to raise when the stream refuses a message."""
         where = self.route.describe()
+        if is_unknown(error):
+            return self.unknown(error)
         if error.err_code == MESSAGE_TOO_LARGE:
             return MessageTooLarge(
                 f"{where} refused a message of {publication.size} bytes, headers included: {error.description}; raise "

@@ -98,8 +98,11 @@ class JetStreamConsumer(Consumer):
     def stop(self) -> None:
         """Stop pulling and put what was not handed out back into the queue."""
         session = self.puller.session
+        if session.is_inherited:
+            # What was prefetched is the parent process's.
+            return
         if session.is_open:
-            session.thread.call(self.puller.stop())
+            session.thread.run(self.puller.stop)
         self._handling.give_back(list(self._unread()))
         self._buffer.put(None)
 

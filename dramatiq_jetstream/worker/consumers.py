@@ -80,7 +80,7 @@ class Consumers:
             recall=self._attempts.recall,
         )
         consumer = kind(puller, buffer, queue.payload, self._handling(queue.name), timeout)
-        session.thread.call(puller.start(consumer.offer))
+        session.thread.run(lambda: puller.start(consumer.offer))
         self._open.add(consumer)
         if self._managed:
             self._connection.call(lambda live: self._exhausted.watch(live, queue))

@@ -2,8 +2,9 @@
 
 What is used, and why a public way does not do:
 
-- ``dramatiq.worker.ConsumerThread`` (``_ConsumerThread`` in dramatiq 1), its ``consumer``, ``paused``, ``running`` and
-  ``handle_message``: a plain message goes to the worker's threads without waking the consumer's thread first.
+- ``dramatiq.worker.ConsumerThread`` (``_ConsumerThread`` in dramatiq 1), its ``consumer``, ``paused``, ``running``,
+  ``work_queue`` and ``handle_message``: a plain message goes to the worker's threads without waking the consumer's
+  thread first.
 - the items of ``Worker.work_queue``: what was not started goes back when the worker shuts down.
 - ``MessageProxy._exception``: why a message failed stands in its dead letter.
 - ``dramatiq.worker.QUEUE_PREFETCH``: whether a user chose the prefetch.
@@ -36,7 +37,9 @@ def current_consumer_thread() -> ConsumerThread | None:
 
 def takes(thread: ConsumerThread, consumer: Consumer) -> bool:
     """Whether a consumer's thread would hand a message to the worker's threads now."""
-    return thread.consumer is consumer and not thread.paused and bool(thread.running)
+    # An exception thrown into a worker's thread may leave the lock of its queue taken: the loop must not wait for it.
+    free = not thread.work_queue.mutex.locked()
+    return free and thread.consumer is consumer and not thread.paused and bool(thread.running)
 
 
 def hand_over(thread: ConsumerThread, message: MessageProxy) -> None:

@@ -131,7 +131,7 @@ class QueueHandling:
         """Remove a message that is done."""
         delivery = message.delivery
         if self._route.settings.confirm_acks and not delivery.settled:
-            self._connection.call(lambda _: delivery.lease_keeper.confirm(delivery, ACK))
+            delivery.lease_keeper.confirm(delivery, ACK)
             delivery.finish()
         else:
             delivery.settle(ACK)

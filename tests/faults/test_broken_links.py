@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 
 import dramatiq
 import pytest
 
-from dramatiq_jetstream import JetStreamBroker
+from dramatiq_jetstream import JetStreamBroker, NatsServer
 from dramatiq_jetstream.errors import BrokerConnectionError
+from tests.support.admin import Admin
 from tests.support.faults import SOON, Application, take
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
@@ -83,42 +85,63 @@ def test_acknowledgement_lost_with_its_link_is_repeated_and_nothing_runs_twice(
     assert runs == ["cut off"]
 
 
-def test_confirmed_acknowledgement_whose_answer_is_lost_is_repeated(application: Application, proxy: Proxy) -> None:
+def test_confirmed_acknowledgement_whose_answer_is_lost_is_sent_again_without_waiting(
+    application: Application, proxy: Proxy
+) -> None:
     application.configure(timeout=500)
     application.rewire(proxy.url, confirm_acks=True, ack_wait=60_000)
-    acknowledgements = []
     acknowledged = threading.Event()
 
     class Watch(dramatiq.Middleware):
-        def before_ack(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
-            acknowledgements.append(message.message_id)
-            if len(acknowledgements) > 1:
-                proxy.resume()
-
         def after_ack(self, broker: dramatiq.Broker, message: dramatiq.MessageProxy) -> None:
             acknowledged.set()
 
     application.broker.add_middleware(Watch())
+    runs = []
 
     @dramatiq.actor(broker=application.broker, actor_name="run", max_retries=3)
     def run(key: str) -> None:
-        proxy.drop_replies()
+        runs.append(key)
+        if key == "unheard":
+            proxy.drop_replies()
 
     application.send("unheard")
     with run_worker(application.broker, threads=1):
         assert acknowledged.wait(SOON / 1000)
+        proxy.resume()
+        application.send_until_stored("next")
+        application.await_empty()
 
-    assert len(acknowledgements) > 1
-    assert application.stored() == 0
-    assert application.deliveries() == 1
+    assert runs == ["unheard", "next"]
+    assert application.deliveries() == 2
 
 
-def test_acknowledgement_on_a_closed_connection_raises_what_dramatiq_retries(broker: JetStreamBroker) -> None:
+def test_acknowledgement_after_the_connection_was_closed_goes_over_the_next_one(
+    broker: JetStreamBroker, admin: Admin
+) -> None:
     broker.declare_actor(dramatiq.actor(broker=broker, actor_name="run")(lambda: None))
     broker.enqueue(broker.actors["run"].message())
     consumer = broker.consume("default", timeout=100)
     message = take(consumer)
     broker.connection.close()
 
-    with pytest.raises(BrokerConnectionError, match="is closed"):
+    consumer.ack(message)
+
+    eventually(lambda: admin.count(broker.names.stream("default")) == 0)
+
+
+def test_acknowledgement_after_the_connection_was_closed_raises_what_dramatiq_retries_without_a_server(
+    namespace: str,
+) -> None:
+    with NatsServer() as server, closing(JetStreamBroker(server.url, namespace=namespace, timeout=500)) as broker:
+        broker.declare_actor(dramatiq.actor(broker=broker, actor_name="run")(lambda: None))
+        broker.enqueue(broker.actors["run"].message())
+        message = take(consumer := broker.consume("default", timeout=100))
+        broker.connection.close()
+        server.kill()
+
+        with pytest.raises(BrokerConnectionError):
+            consumer.ack(message)
+
+        server.start()
         consumer.ack(message)

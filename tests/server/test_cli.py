@@ -422,7 +422,11 @@ def bury_many(broker: JetStreamBroker, numbers: range) -> None:
             STREAM: names.stream("default"),
             SEQUENCE: str(number),
         }
-        session.submit(Publication(names.dead_subject("default", "greet"), message.encode(), headers), answers.put)
+        session.submit(
+            Publication(names.dead_subject("default", "greet"), message.encode(), headers),
+            answers.put,
+            session.publisher.new_token(),
+        )
         if number >= numbers.start + AT_ONCE:
             assert isinstance(answers.get(timeout=60), Receipt)
     for _ in range(min(len(numbers), AT_ONCE)):

@@ -49,7 +49,7 @@ def census(broker: JetStreamBroker) -> dict[str, int]:
             "sockets": len(open_sockets()),
         }
 
-    return session.thread.call(count(), 10)
+    return session.thread.run(count, 10)
 
 
 def check_unchanged(broker: JetStreamBroker, before: dict[str, int]) -> None:

@@ -129,7 +129,7 @@ def test_client_that_replaces_a_closed_one_does_not_fall_back_to_clear(
     first = session.client
     secured.kill()
     with Impostor(secured.port) as impostor:
-        session.thread.call(first.close())
+        session.thread.run(first.close)
         eventually(lambda: impostor.gone >= 2 and session.client is not first, timeout=20_000)
         eventually(lambda: "does not speak TLS, but the broker was told to" in caplog.text)
         assert b"CONNECT" not in impostor.received

@@ -35,6 +35,10 @@ class Proxy:
         self.port: int = self._reservation.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._mode = _Mode.OPEN
+        #: Bytes a second that go to the server at most, if there is a limit.
+        self.rate: float | None = None
+        #: Bytes that came from clients.
+        self.received = 0
         self._links: set[_Link] = set()
         self._handlers: set[asyncio.Task[None]] = set()
         self._listening: socket.socket | None = None
@@ -146,6 +150,10 @@ class Proxy:
     ) -> None:
         while data := await reader.read(65536):
             await self._flowing.wait()
+            if replies_of is None:
+                self.received += len(data)
+                if self.rate is not None:
+                    await asyncio.sleep(len(data) / self.rate)
             if replies_of is not None and self._mode is _Mode.REPLIES_DROPPED:
                 replies_of.has_lost_bytes = True
             else:

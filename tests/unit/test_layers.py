@@ -34,13 +34,23 @@ ROWS: tuple[tuple[str, ...], ...] = (
 FOLDERS: dict[str, tuple[str, ...]] = {
     "wire": ("headers", "origin", "publication", "checks", "payloads"),
     "client": (
-        *("commands", "border", "server_errors", "threads", "framing", "nats_internals", "supervision", "loop_thread"),
-        *("reconnecting_client", "requests", "outbox", "publisher", "session", "connection"),
+        *(
+            "commands",
+            "border",
+            "server_errors",
+            "threads",
+            "framing",
+            "shared_socket",
+            "nats_internals",
+            "supervision",
+            "loop_thread",
+        ),
+        *("reconnecting_client", "subscriptions", "requests", "outbox", "publisher", "session", "connection"),
     ),
     "embedded": ("server_process", "server"),
     "streams": ("route", "helpers", "differences", "required", "reading", "counts", "key_value"),
     "deliveries": ("prefetch", "bookkeeping", "delivery", "attempts", "actor_options", "after_actor", "puller"),
-    "sending": ("outgoing", "queue", "batch", "atomic_batch", "scheduled"),
+    "sending": ("outgoing", "queue", "entry", "batch", "atomic_batch", "scheduled"),
     "dead_letters": (
         *("letter", "storing", "archive", "advisories"),
         *("exhausted_letters", "generations", "sweeping", "exhausted"),
