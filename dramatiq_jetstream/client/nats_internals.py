@@ -195,9 +195,7 @@ class NatsClient(Client):
         transport = self._transport
         if not transport:
             raise ConnectionResetError
-        if self._pending:
-            transport.writelines(self._pending)
-            self._pending, self._pending_data_size = [], 0
+        self._write_pending(transport)
         transport.write(data)
         # A WebSocket sends only what it is asked to drain.
         return isinstance(transport, SharedTransport) and transport.unsent < HIGH_WATER
@@ -222,6 +220,8 @@ class NatsClient(Client):
         """
         if not self.is_connected:
             raise ConnectionReconnectingError
+        # nats-py would write the ping before what it has not written yet, such as a subscription.
+        self._write_pending(self._transport)
         pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         await self._send_ping(pong)
         await asyncio.wait([pong], timeout=PONG_TIMEOUT)
@@ -236,6 +236,11 @@ class NatsClient(Client):
             # The WebSocket has said goodbye; what would still be awaited is only the end of its TLS.
             sockets.abort()
             await asyncio.sleep(0)
+
+    def _write_pending(self, transport: Any) -> None:
+        if self._pending:
+            transport.writelines(self._pending)
+            self._pending, self._pending_data_size = [], 0
 
     async def abandon(self) -> None:
         """Close a client that never connected, or is of no use; nobody is told."""
