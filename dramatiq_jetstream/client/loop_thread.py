@@ -126,7 +126,7 @@ class LoopThread:
             task: asyncio.Task[T] | None = outcome.take(timeout)
         except BaseException:
             # A signal, or dramatiq's time limit: nobody waits for it any more.
-            self._call_soon_if_open(cancel)
+            self.call_soon_if_open(cancel)
             raise
         finally:
             self._waiting.discard(outcome)
@@ -137,10 +137,11 @@ class LoopThread:
     def stop(self) -> None:
         """Cancel what still runs, close the loop and end the thread."""
         self._stopping = True
-        self._call_soon_if_open(self.loop.stop)
+        self.call_soon_if_open(self.loop.stop)
         self._join(STOP_TIMEOUT)
 
-    def _call_soon_if_open(self, callback: Callable[[], object]) -> None:
+    def call_soon_if_open(self, callback: Callable[[], object]) -> None:
+        """Run a callback on the loop, unless that is closed; from any thread."""
         try:
             self.call_soon(callback)
         except ConnectionClosed:

@@ -8,6 +8,9 @@ What is used, and why a public way does not do:
 - ``WebSocketTransport._ws`` and aiohttp's ``ClientWebSocketResponse._response``: nobody waits for its socket to close.
 - ``Client._pending`` and ``_pending_data_size``: what nats-py waits to write goes out before what we write.
 - ``Client._send_ping``: a pong for each question; ``flush()`` gives a late pong up and stops reading when it comes.
+- ``Client._process_pong`` and ``_pongs``: a pong that was given up, as nats-py's own ``flush()`` and ``drain()`` do
+  when they are interrupted, must not stop the reading.
+- ``Client._reading_task``: a client that stopped reading says that it is connected.
 - ``Client._server_info``: TLS, JetStream and version of the server, which no property tells.
 - ``Client._connect_command``, ``_current_server`` and ``_auth_configured``: the last moment before credentials are
   sent, when a server without TLS can still be refused, and each server given the credentials of its own address.
@@ -123,6 +126,12 @@ class SharedTransport(TcpTransport):
         self._detach()
         super().close()  # type: ignore[no-untyped-call]
 
+    def abort(self) -> None:
+        """End the connection at once; what was not sent is lost."""
+        self._detach()
+        for writer in {self._io_writer, self._bare_io_writer} - {None}:
+            writer.transport.abort()  # type: ignore[union-attr]
+
     def _discard(self) -> None:
         """Close what a handshake that failed left open: nats-py connects anew and forgets it."""
         self._detach()
@@ -228,6 +237,17 @@ class NatsClient(Client):
         if not pong.done():
             raise ConnectionReconnectingError
 
+    @property
+    def has_stopped_reading(self) -> bool:
+        """Whether it says that it is connected, and reads no more: an error hit it that nats-py only logs."""
+        return self.is_connected and self._reading_task is not None and self._reading_task.done()
+
+    def abort(self) -> None:
+        """End the connection at once, however it stands."""
+        self._status = Client.CLOSED
+        if isinstance(self._transport, SharedTransport):
+            self._transport.abort()
+
     async def close(self) -> None:
         """Close the connection, and its socket before the loop ends."""
         sockets = _socket_transport(self._transport)
@@ -259,6 +279,12 @@ class NatsClient(Client):
         """Keep a subscription from coming back with the connection."""
         subscription._stop_processing()
         self._remove_sub(subscription._id)
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            # Nobody waits for this one any more.
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
     def _connect_command(self) -> bytes:
         assert self._current_server is not None

@@ -34,6 +34,9 @@ PING_INTERVAL = 2
 #: How many missing permissions are reported on one connection.
 MAX_DENIALS = 1_000
 
+#: Seconds between two looks at whether the client still reads.
+LOOK_INTERVAL = 1.0
+
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _REFUSED = ("authorization", "authentication", "credentials", "nkey", "jwt")
 
@@ -115,6 +118,14 @@ class ReconnectingClient:
             raise
         finally:
             self._refusal = None
+
+    async def watch(self) -> None:
+        """Have a client that stopped reading connect anew, for as long as the loop runs."""
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL)
+            if self.client.has_stopped_reading:
+                self.logger.warning("The client stopped reading from NATS at %s; it connects anew.", self.address)
+                await self.client.force_reconnect()
 
     async def close(self) -> None:
         """Disconnect for good."""

@@ -105,6 +105,7 @@ class Session(Requests):
             self.thread.run(self._close, self.timeout)
         except (TimeoutError, BrokerError) as error:
             self.logger.warning("The connection did not close cleanly: %s", str(error) or type(error).__name__)
+            self.thread.call_soon_if_open(self.client.abort)
         finally:
             self.thread.stop()
 
@@ -305,6 +306,7 @@ class Session(Requests):
         await self._subscriptions.add(f"{inbox}*", self.publisher.on_reply)
         self.supervisor.keep("repetition of unanswered publishes", self.publisher.watch)
         self.supervisor.keep("look at the outbox", self.outbox.look)
+        self.supervisor.keep("watch over the connection", self.connected.watch)
 
     async def _close(self) -> None:
         if not self.client.is_closed:

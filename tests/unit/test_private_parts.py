@@ -41,6 +41,7 @@ PUBLIC = frozenset({"_replace", "_asdict", "_exit"})
 
 NATS_METHODS = {
     "Client._send_ping": (Client, ["self", "future=None"]),
+    "Client._process_pong": (Client, ["self"]),
     "Client._connect_command": (Client, ["self"]),
     "Client._process_info": (Client, ["self", "info", "initial_connection=False"]),
     "Client._remove_sub": (Client, ["self", "sid", "max_msgs=0"]),
@@ -53,7 +54,13 @@ NATS_METHODS = {
     "TcpTransport.close": (TcpTransport, ["self"]),
 }
 
-COROUTINES = {"Client._send_ping", "Client._process_info", "TcpTransport.connect", "TcpTransport.connect_tls"}
+COROUTINES = {
+    "Client._send_ping",
+    "Client._process_pong",
+    "Client._process_info",
+    "TcpTransport.connect",
+    "TcpTransport.connect_tls",
+}
 
 #: What a client, a transport or a subscription has from the beginning.
 NATS_ATTRIBUTES: dict[Any, dict[str, Any]] = {
@@ -65,6 +72,8 @@ NATS_ATTRIBUTES: dict[Any, dict[str, Any]] = {
         "_current_server": None,
         "_auth_configured": False,
         "_status": Client.DISCONNECTED,
+        "_pongs": [],
+        "_reading_task": None,
         "_flush_queue": None,
         "_disconnected_cb": None,
         "_closed_cb": None,
