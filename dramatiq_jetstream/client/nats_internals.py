@@ -106,10 +106,10 @@ class SharedTransport(TcpTransport):
     def writelines(self, payload: Iterable[bytes]) -> None:
         self.write(b"".join(payload))
 
-    def write_at_once(self, payload: bytes) -> bool:
-        """Write on any thread, unless something else is before it; tell whether that was done."""
-        shared = self._shared
-        return shared is not None and shared.write_at_once(payload)
+    @property
+    def shared(self) -> SharedSocket | None:
+        """Where threads write; None under TLS, or without a connection."""
+        return self._shared
 
     async def drain(self) -> None:
         """Wait until the socket has taken enough to go on.
@@ -209,12 +209,13 @@ class NatsClient(Client):
         # A WebSocket sends only what it is asked to drain.
         return isinstance(transport, SharedTransport) and transport.unsent < HIGH_WATER
 
-    def write_at_once(self, data: bytes) -> bool:
-        """Write to the server on any thread, unless something else is before it; tell whether that was done."""
+    @property
+    def shared_socket(self) -> SharedSocket | None:
+        """What any thread may write to now; None if something else is before it, or only the loop may write."""
         transport = self._transport
         if not self.is_connected or self._pending or not isinstance(transport, SharedTransport):
-            return False
-        return transport.write_at_once(data)
+            return None
+        return transport.shared
 
     async def drain_socket(self) -> None:
         """Wait until the socket has taken enough to go on.  Raises OSError."""

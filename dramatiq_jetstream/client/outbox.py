@@ -120,7 +120,8 @@ class Outbox:
     def send_at_once(self, item: OutboxItem) -> None:
         """Send an item that need not be sent again, on the caller's own thread unless others are before it."""
         # The order matters: the loop says that it writes before it takes from the queue.
-        if self._queue or self._writing or not self._connected.client.write_at_once(item.command):
+        shared = None if self._queue or self._writing else self._connected.client.shared_socket
+        if shared is None or not shared.write_at_once(item.command):
             self.send(item)
 
     async def look(self) -> None:
