@@ -151,6 +151,8 @@ def check_message(actor_name: str, options: Mapping[str, Any], delay: Any) -> di
       dict[str, Any]: The options that are sent in a plainer form.
     """
     _check_delay(actor_name, delay)
+    if not options:
+        return {}
     plain = {option: _MESSAGE_RULES[option].plain(value) for option, value in _judged(actor_name, options)}
     for name, following in _following(options):
         _check_delay(name, following.get("delay"))

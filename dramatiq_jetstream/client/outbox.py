@@ -182,14 +182,15 @@ class Outbox:
         self._note_sent(items)
 
     def _note_sent(self, items: list[OutboxItem]) -> None:
-        sent = {item.sent for item in items}
+        again, told = OnReconnect.SEND_AGAIN, None
         for item in items:
             item.queued = False
-            if item.on_reconnect is OnReconnect.SEND_AGAIN:
+            if item.on_reconnect is again:
                 self._sent.append(item)
-        for call in sent:
-            if call is not None:
-                call()
+            # Mostly all items of a write belong to one puller.
+            if item.sent is not told and item.sent is not None:
+                told = item.sent
+                told()
         if self._sent and not _runs(self._confirming):
             self._confirming = self._supervisor.keep("confirmation of what was sent", self._confirm)
 

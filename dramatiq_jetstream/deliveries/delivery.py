@@ -33,6 +33,10 @@ _ON_RECONNECT = {ACK: OnReconnect.SEND_AGAIN, PROGRESS: OnReconnect.DROP}
 MAX_DELAY = LONGEST
 
 
+_STATE, _SCHEDULER = STATE.encode(), SCHEDULER.encode()
+_NOTHING = Bookkeeping()
+
+
 def nak(delay: float) -> bytes:
     """A negative acknowledgement that asks for redelivery after so many milliseconds."""
     if not delay > 0:
@@ -126,15 +130,15 @@ class Delivery:
     @property
     def was_scheduled(self) -> bool:
         """Whether it comes from the server's scheduler."""
-        if isinstance(self._headers, bytes) and SCHEDULER.encode() not in self._headers:
+        if isinstance(self._headers, bytes) and _SCHEDULER not in self._headers:
             return False
         return SCHEDULER in self.headers
 
     @property
     def bookkeeping(self) -> Bookkeeping:
         """What its message's header says that this package remembers."""
-        if isinstance(self._headers, bytes) and STATE.encode() not in self._headers:
-            return Bookkeeping()
+        if isinstance(self._headers, bytes) and _STATE not in self._headers:
+            return _NOTHING
         return Bookkeeping.read(self.headers)
 
     @property

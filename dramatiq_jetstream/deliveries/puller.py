@@ -81,6 +81,8 @@ class Puller:
         self._received = 0
         self._finished = 0
         self._refilling = False
+        #: One object, so that the outbox can tell that it has called it.
+        self._on_sent = self._refill_soon
         self._ready = False
         self._stopped = False
         self._failures = 0
@@ -135,7 +137,7 @@ class Puller:
         # In this order: a message that is answered twice does no harm, one that is held for ever takes a slot.
         self._held.pop(delivery.reply, None)
         try:
-            self.session.send(delivery.item(answer, self._refill_soon))
+            self.session.send(delivery.item(answer, self._on_sent))
         except BrokerError:
             self._held[delivery.reply] = delivery
             raise

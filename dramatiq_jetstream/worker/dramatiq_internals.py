@@ -28,6 +28,9 @@ except ImportError:
     # dramatiq 1
     from dramatiq.worker import _ConsumerThread as ConsumerThread
 
+#: Seconds to wait for the lock of the worker's queue.
+LOCK_TIMEOUT = 0.1
+
 
 def current_consumer_thread() -> ConsumerThread | None:
     """The worker's thread that runs this, if one of its consumers' does."""
@@ -37,9 +40,16 @@ def current_consumer_thread() -> ConsumerThread | None:
 
 def takes(thread: ConsumerThread, consumer: Consumer) -> bool:
     """Whether a consumer's thread would hand a message to the worker's threads now."""
-    # An exception thrown into a worker's thread may leave the lock of its queue taken: the loop must not wait for it.
-    free = not thread.work_queue.mutex.locked()
-    return free and thread.consumer is consumer and not thread.paused and bool(thread.running)
+    if thread.consumer is not consumer or thread.paused or not thread.running:
+        return False
+    # An exception thrown into a worker's thread may leave the lock of its queue taken: the loop must not wait for it
+    # for ever.  Other threads hold it for some microseconds.
+    mutex = thread.work_queue.mutex
+    if mutex.locked():
+        if not mutex.acquire(timeout=LOCK_TIMEOUT):
+            return False
+        mutex.release()
+    return True
 
 
 def hand_over(thread: ConsumerThread, message: MessageProxy) -> None:
