@@ -51,9 +51,24 @@ MAX_LISTED = 5
 def text_of(error: BaseException) -> str:
     """An exception's text, whatever its ``__str__`` does."""
     try:
-        return str(error)
-    except Exception as failure:
+        # Joined, a text of a class of its own becomes a plain one.
+        return "".join((str(error), ""))
+    except BaseException as failure:
+        # An application's code: what it raises here must not end the thread that asks.
         return f"<its text cannot be had: {type(failure).__name__}>"
+
+
+def described(error: BaseException) -> str:
+    """An exception's class and text, whatever its methods do."""
+    return f"{class_of(error)}: {text_of(error)}"
+
+
+def class_of(error: BaseException) -> str:
+    """The name of an exception's class, whatever its metaclass does."""
+    try:
+        return f"{type(error).__name__}"
+    except BaseException:
+        return "<a class without a name>"
 
 
 class JetStreamError(DramatiqError):

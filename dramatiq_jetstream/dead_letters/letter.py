@@ -48,7 +48,7 @@ MAX_OPTIONS = 16_384
 _CARRIED = {ACTOR: MAX_HEADER, MESSAGE_ID: MAX_HEADER, OPTIONS: MAX_OPTIONS, TIMESTAMP: MAX_HEADER}
 
 #: What is left out first where a letter is too large, from the first on.
-_DISPENSABLE = (TRACEBACK, EXCEPTION_TEXT, EXCEPTION, OPTIONS, WORKER)
+_DISPENSABLE = (TRACEBACK, EXCEPTION_TEXT, EXCEPTION, WORKER)
 
 
 class Reason(str, Enum):
@@ -74,6 +74,7 @@ class Failure(NamedTuple):
       reason(Reason): Why it ended.
       error(BaseException): What it ended with, if it was an exception.
       kept(bool): Whether the message stays in its stream.
+      ran(bool): Whether this delivery was an attempt itself.
     """
 
     delivery: Delivery
@@ -81,15 +82,16 @@ class Failure(NamedTuple):
     reason: Reason
     error: BaseException | None
     kept: bool = False
+    ran: bool = True
 
     @property
     def attempts(self) -> int:
         """How many attempts were made."""
         message = self.message
         if message is None:
-            return self.delivery.earlier_attempts + 1
+            return self.delivery.earlier_attempts + self.ran
         earlier = max(message.received_retries, self.delivery.earlier_attempts)
-        return earlier + message.bookkeeping.handoffs + 1
+        return earlier + message.bookkeeping.handoffs + self.ran
 
 
 def reason_of(message: JetStreamMessage, exception: BaseException | None) -> Reason:

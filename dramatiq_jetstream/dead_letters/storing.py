@@ -8,8 +8,8 @@ import math
 from dramatiq.logging import get_logger
 
 from ..client import Connection, Receipt, Session
-from ..deliveries import ActorOptions, JetStreamMessage
-from ..errors import ApiError, BrokerError, MessageTooLarge
+from ..deliveries import MAX_DELAY, ActorOptions, JetStreamMessage
+from ..errors import ApiError, BrokerError, MessageTooLarge, described
 from ..names import Names
 from ..streams import Ensured, Route, dead_letter_config, helper_requirement
 from ..wire import MSG_ID, TTL, Publication, quote_text
@@ -78,7 +78,7 @@ class DeadLetterStore:
         self._log(route, failure)
 
     async def _store_reduced(self, session: Session, route: Route, failure: Failure, error: Exception) -> None:
-        self.logger.error("The dead letter of message %s is reduced: %r", failure.delivery, error)
+        self.logger.error("The dead letter of message %s is reduced: %s", failure.delivery, described(error))
         await self._publish(session, in_parts(self._reduced(route, failure), session.max_payload))
 
     def _reduced(self, route: Route, failure: Failure) -> Publication:
@@ -106,7 +106,7 @@ class DeadLetterStore:
         message = failure.message
         own = self._actor_options.dead_message_ttl(message) if message is not None else None
         ttl = self._ttl if own is None else own
-        return {TTL: str(math.ceil(ttl / 1000))} if ttl > 0 else {}
+        return {TTL: str(math.ceil(min(ttl, MAX_DELAY) / 1000))} if ttl > 0 else {}
 
     def _log(self, route: Route, failure: Failure) -> None:
         message = failure.message

@@ -17,7 +17,11 @@ from ..wire import STATE, Headers
 MAX_STATE = 4_096
 
 #: What an earlier version's copy names as the message it continues: stream, sequence and time of storing.
-_OLD_ORIGIN = re.compile(r"[^:]+:\d+\.\d+")
+#: The time is of nineteen digits, as nanoseconds have been since 2001: no application writes that by chance.
+_OLD_ORIGIN = re.compile(r"[^:]+:\d+\.\d{19}")
+
+#: The longest text that is taken for ours: a stream's name has 255 characters at most.
+MAX_NAME = 300
 
 #: The names under which earlier versions kept things among the options.
 _OLD_NAMES = {
@@ -37,12 +41,14 @@ class Bookkeeping:
       not_before(int): When a copy may run whose stream has no scheduler, in UNIX milliseconds; 0 for at once.
       handoffs(int): How often it came back because a hook could not hand its work on.
       unknown_since(int): Since when no worker was found that knows its actor, in UNIX milliseconds; 0 if one was.
+      ended(str): Why it is a dead letter, if that could not be stored yet.
     """
 
     origin: str | None = None
     not_before: int = 0
     handoffs: int = 0
     unknown_since: int = 0
+    ended: str | None = None
 
     @classmethod
     def read(cls, headers: Headers) -> Bookkeeping:
@@ -83,6 +89,6 @@ class Bookkeeping:
 
 
 def _is_sound(name: str, value: object) -> bool:
-    if name == "origin":
-        return isinstance(value, str) and value.isprintable()
+    if name in ("origin", "ended"):
+        return isinstance(value, str) and value.isprintable() and len(value) <= MAX_NAME
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**63

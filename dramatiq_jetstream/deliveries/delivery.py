@@ -211,6 +211,17 @@ class Delivery:
         self._clock = time.monotonic(), limit
 
 
+_MISSING = object()
+
+
+def _differ(before: object, after: object) -> bool:
+    try:
+        return bool(before != after)
+    except Exception:
+        # Values of other classes may not be comparable, as arrays are not.
+        return True
+
+
 class JetStreamMessage(MessageProxy):
     """What dramatiq's worker and middleware see of a delivery.
 
@@ -255,6 +266,11 @@ class JetStreamMessage(MessageProxy):
         return self.delivery.redelivered
 
     @property
+    def is_plain(self) -> bool:
+        """Whether nothing is to be asked or done before it runs: it is here for the first time, and has no options."""
+        return not (self.redelivered or self.options or self.bookkeeping != Bookkeeping())
+
+    @property
     def was_delayed(self) -> bool:
         """Whether it comes from the server's scheduler, or from a retry's backoff."""
         return self.delivery.was_scheduled or (self.received_retries > 0 and not self.delivery.crashed)
@@ -277,11 +293,10 @@ class JetStreamMessage(MessageProxy):
     @property
     def changed_options(self) -> dict[str, Any]:
         """The options that attempts so far added or changed; the count of retries is the server's."""
-        missing = object()
         return {
             name: value
             for name, value in self.options.items()
-            if name != "retries" and self.received_options.get(name, missing) != value
+            if name != "retries" and _differ(self.received_options.get(name, _MISSING), value)
         }
 
     @property

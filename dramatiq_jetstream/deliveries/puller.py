@@ -237,15 +237,7 @@ class Puller:
         try:
             self._pass_on(delivery)
         except Exception:
-            # Held on to, it would keep its lease and its slot for ever.
-            self.logger.critical(
-                "Message %s of queue %r could not be passed on; it is delivered again in %d s.",
-                delivery,
-                self.route.queue_name,
-                RETURN_DELAY // 1000,
-                exc_info=True,
-            )
-            delivery.settle(nak(RETURN_DELAY))
+            self._return(delivery)
 
     def _pass_on(self, delivery: Delivery) -> None:
         if delivery.redelivered:
@@ -256,8 +248,22 @@ class Puller:
             self._deliver(delivery)
 
     async def _deliver_again(self, delivery: Delivery) -> None:
-        delivery.record = await self._recall(self.session, delivery)
-        self._deliver(delivery)
+        try:
+            delivery.record = await self._recall(self.session, delivery)
+            self._deliver(delivery)
+        except Exception:
+            self._return(delivery)
+
+    def _return(self, delivery: Delivery) -> None:
+        """Give back what could not be passed on: held on to, it would keep its lease and its slot for ever."""
+        self.logger.critical(
+            "Message %s of queue %r could not be passed on; it is delivered again in %d s.",
+            delivery,
+            self.route.queue_name,
+            RETURN_DELAY // 1000,
+            exc_info=True,
+        )
+        delivery.settle(nak(RETURN_DELAY))
 
     def _on_status(self, headers: dict[str, str], *, passing: bool) -> None:
         status = headers.get(STATUS, "")

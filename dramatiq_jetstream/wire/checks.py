@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from dramatiq import Actor
 
 #: How deeply lists and objects may be nested.  dramatiq's threads log what they run, and Python's
 #: recursion limit, met there, ends the thread.  A pipeline takes two levels for each step.
@@ -74,6 +76,32 @@ def check_options(options: dict[str, Any]) -> None:
 
 def _in_range(name: str, value: float) -> bool:
     return abs(value) <= 2**63 or (name in _UNBOUNDED and value == math.inf)
+
+
+def check_targets(options: dict[str, Any], actors: Mapping[str, Actor[..., Any]]) -> None:
+    """Refuse options that send messages on to other actors, or other queues, than those declared here.
+
+    Whoever writes to a queue of plain JSON would make streams of its choosing with them.
+    """
+    waiting = [options]
+    while waiting:
+        current = waiting.pop()
+        callbacks = current.get("group_completion_callbacks")
+        for target in (current.get("pipe_target"), *(callbacks if isinstance(callbacks, list) else ())):
+            if target is not None:
+                waiting.append(_options_of_target(target, actors))
+
+
+def _options_of_target(target: Any, actors: Mapping[str, Actor[..., Any]]) -> dict[str, Any]:
+    check_fields(target)
+    actor = actors.get(target["actor_name"])
+    if actor is None or actor.queue_name != target["queue_name"]:
+        raise ValueError(
+            f"it leads on to the actor {target['actor_name']!r:.80} of queue {target['queue_name']!r:.80}, which is not "
+            "declared here"
+        )
+    options: dict[str, Any] = target["options"]
+    return options
 
 
 def check_nesting(value: Any) -> None:

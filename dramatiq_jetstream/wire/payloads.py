@@ -14,7 +14,7 @@ from dramatiq.errors import DecodeError
 from dramatiq.message import get_encoder
 
 from ..errors import UnsupportedMessage
-from .checks import check_fields, check_nesting, check_options
+from .checks import check_fields, check_nesting, check_options, check_targets
 from .headers import ACTOR, MESSAGE_ID, MSG_ID, OPTIONS, TIMESTAMP, Headers, quote_text, unquote_text
 from .origin import Source
 from .publication import carrying_id, message_id_of, new_id
@@ -28,6 +28,10 @@ MAX_TEXT = 300
 #: A message published this many milliseconds after it was made says when that was; of others the
 #: time it was stored says enough.
 _TIMESTAMP_SLACK = 1_000
+
+
+#: The parameter that ``Actor.__call__`` has besides those of its function.
+_OWN_PARAMETER = "self"
 
 
 class PayloadFormat(Protocol):
@@ -107,12 +111,14 @@ class JsonPayload:
         body, headers, origin = source.body, source.headers, source.origin
         try:
             actor_name = self._actor_of(headers)
+            options = _read_options(headers)
+            check_targets(options, self.actors())
             return Message(
                 queue_name=self.queue_name,
                 actor_name=actor_name,
                 args=(),
                 kwargs=self._accepted(actor_name, _json_object(body)),
-                options=_read_options(headers),
+                options=options,
                 message_id=_message_id(headers) or f"{origin.stream}-{origin.sequence}",
                 message_timestamp=int(headers.get(TIMESTAMP, origin.milliseconds)),
             )
@@ -139,12 +145,14 @@ class JsonPayload:
     def _accepted(self, actor_name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments, if the actor takes them: strangers publish here, and need to be told."""
         actor = self.actors().get(actor_name)
-        if actor is not None:
-            try:
-                _signature(actor.fn).bind(**kwargs)
-            except TypeError as error:
-                raise ValueError(f"the actor {actor_name!r} cannot take it: {error}") from error
-        return kwargs
+        if actor is None:
+            return kwargs
+        signature = _signature(actor.fn)
+        try:
+            signature.bind(**kwargs)
+        except TypeError as error:
+            raise ValueError(f"the actor {actor_name!r} cannot take it: {error}") from error
+        return _passable(actor_name, signature, kwargs)
 
     def _headers(self, message: AnyMessage) -> dict[str, str]:
         carrying = carrying_id(message.message_id)
@@ -164,6 +172,15 @@ class JsonPayload:
         if name is None:
             raise ValueError(f"it names no actor, and queue {self.queue_name!r} has not exactly one")
         return name
+
+
+def _passable(actor_name: str, signature: inspect.Signature, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that dramatiq can call an actor with: its own call has a parameter ``self``."""
+    if _OWN_PARAMETER not in kwargs:
+        return kwargs
+    if _OWN_PARAMETER in signature.parameters:
+        raise ValueError(f"the actor {actor_name!r} cannot take it: dramatiq passes no argument called 'self'")
+    return {name: value for name, value in kwargs.items() if name != _OWN_PARAMETER}
 
 
 @lru_cache(maxsize=1024)

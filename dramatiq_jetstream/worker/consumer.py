@@ -130,10 +130,10 @@ class JetStreamConsumer(Consumer):
             return None
         try:
             message = JetStreamMessage(self._payload.decode(delivery), delivery)
-        except DecodeError:
+        except Exception:
             # It is decoded once more where something can be done about it.
             return None
-        return message if not message.options and self._handling.knows(message) else None
+        return message if message.is_plain and self._handling.knows(message) else None
 
     def _receive(self, delivery: Delivery) -> JetStreamMessage | None:
         message = None

@@ -15,23 +15,16 @@ from dramatiq.logging import get_logger
 
 from ..client import Connection
 from ..dead_letters import DeadLetterStore, Failure, Reason, reason_of
-from ..deliveries import ACK, MAX_DELAY, ActorOptions, Delivery, JetStreamMessage, is_permanent, nak
-from ..errors import BrokerConnectionError, BrokerError, text_of
+from ..deliveries import ACK, ActorOptions, Delivery, JetStreamMessage, is_permanent, nak
+from ..errors import BrokerConnectionError, BrokerError, described, text_of
 from ..streams import Route
 from ..wire import PayloadFormat
 from .dramatiq_internals import exception_of
+from .keeping import MAX_BACKOFF, MIN_BACKOFF, KeptMessages
 from .redelivery import Redelivery, is_deliverable
-
-#: Milliseconds before the first repetition of a message that could not be handled, doubled each
-#: time, and their limit.  Five tries of the walkthrough's queue take well under a minute.
-MIN_BACKOFF = 500
-MAX_BACKOFF = 10_000
 
 #: How often a message comes back because a hook could not hand its work on.
 MAX_HANDOFFS = 10
-
-#: How often a message is delivered whose queue sets no limit, and whose actor sets none that is known.
-DEFAULT_DELIVERIES = 21
 
 #: Milliseconds until a message comes back that could neither be handled nor made a dead letter, doubled each time,
 #: and their limit.
@@ -72,13 +65,17 @@ class QueueHandling:
         self._actor_options = actor_options
         self._redelivery = redelivery
         self._dead_letter_store = dead_letter_store
+        self._kept = KeptMessages(route, actor_options, redelivery, dead_letter_store)
         self._unknown_actor_grace = unknown_actor_grace
         self._on_delayed = on_delayed
 
     def admit(self, message: JetStreamMessage) -> bool:
         """Whether a message may run here; one that may not is taken care of."""
-        if message.redelivered or message.options or message.bookkeeping.origin:
+        if not message.is_plain:
             self._recover(message)
+            if message.bookkeeping.ended:
+                self._dead_letter(message, _reason(message.bookkeeping.ended), None, ran=False)
+                return False
             if self._redelivery.hold_back(message):
                 return False
         if not self._actor_options.knows(message.actor_name):
@@ -86,12 +83,9 @@ class QueueHandling:
             return False
         if message.bookkeeping.unknown_since:
             message.bookkeeping = replace(message.bookkeeping, unknown_since=0)
-        if message.received_retries and self._is_beyond_limit(message):
-            if message.delivery.record is not None or not message.redelivered:
-                self._dead_letter(message, Reason.ATTEMPTS_EXCEEDED, None)
-                return False
-            # Nobody can say whether it ever ran: it may have been handed back, and the record of that be lost.
-            self._redelivery.note_start(message)
+        if message.received_retries and not self._may_begin(message):
+            self._dead_letter(message, Reason.ATTEMPTS_EXCEEDED, None, ran=False)
+            return False
         if message.was_delayed:
             self._on_delayed(message)
         return True
@@ -181,7 +175,9 @@ class QueueHandling:
                 self._return(delivery)
             except Exception as error:
                 # Raised on, it would end the shutdown, and with it what still runs.
-                self.logger.warning("Message %s is back in its queue only after ack_wait: %r", delivery, error)
+                self.logger.warning(
+                    "Message %s is back in its queue only after ack_wait: %s", delivery, described(error)
+                )
                 unreachable = error if isinstance(error, BrokerConnectionError) else None
                 delivery.drop()
 
@@ -193,10 +189,12 @@ class QueueHandling:
         except BrokerConnectionError:
             raise
         except Exception as error:
-            self.logger.debug("Message %s is given back as it is: %r", delivery, error)
+            self.logger.debug("Message %s is given back as it is: %s", delivery, described(error))
             self._redelivery.redeliver_unread(delivery, 0)
 
-    def _give_back_later(self, delivery: Delivery, error: Exception) -> None:
+    def _give_back_later(
+        self, delivery: Delivery, error: Exception, message: JetStreamMessage | None = None, *, spent: bool = True
+    ) -> None:
         """Return a message that could neither be handled nor made a dead letter, with a growing delay."""
         _, pause = compute_backoff(
             min(delivery.origin.deliveries - 1, 10), factor=MIN_GIVE_BACK, max_backoff=MAX_GIVE_BACK, jitter=False
@@ -209,10 +207,13 @@ class QueueHandling:
             text_of(error),
         )
         try:
-            delivery.settle(nak(pause))
+            if message is not None:
+                self._redelivery.again(message, pause, spent=spent)
+            else:
+                delivery.settle(nak(pause))
         except Exception as failure:
             # Its lease ends, and the server delivers it again.
-            self.logger.debug("Message %s could not be given back: %r", delivery, failure)
+            self.logger.debug("Message %s could not be given back: %s", delivery, described(failure))
             delivery.drop()
 
     def _again(self, message: JetStreamMessage, delay: float, *, spent: bool) -> None:
@@ -224,9 +225,20 @@ class QueueHandling:
             self.logger.error("Message %s cannot be tried again: %s", message.delivery, error)
             self._dead_letter(message, Reason.HANDOFF_FAILED, exception_of(message) or error)
 
-    def _is_beyond_limit(self, message: JetStreamMessage) -> bool:
+    def _may_begin(self, message: JetStreamMessage) -> bool:
+        """Whether a message that was delivered before has an attempt left.
+
+        That its last attempt begins is recorded: if its worker is killed, nothing else tells.  So a message beyond
+        its limit without a record ran less often than it was delivered: it was handed back, and the record of that
+        is lost.
+        """
         limit = self._actor_options.max_retries(message)
-        return limit is not None and message.received_retries > limit
+        if limit is None or message.received_retries < limit:
+            return True
+        known = message.delivery.record is not None or not message.redelivered
+        if not known and is_deliverable(message.delivery):
+            self._redelivery.note_start(message)
+        return message.received_retries == limit or not known
 
     def _recover(self, message: JetStreamMessage) -> None:
         message.recover()
@@ -249,7 +261,7 @@ class QueueHandling:
             or (bound and not is_deliverable(delivery))
         ):
             self.logger.error("No worker knows the actor %r of message %s.", message.actor_name, delivery)
-            self._dead_letter(message, Reason.UNKNOWN_ACTOR, ActorNotFound(message.actor_name))
+            self._dead_letter(message, Reason.UNKNOWN_ACTOR, ActorNotFound(message.actor_name), ran=False)
             return
 
         self.logger.warning(
@@ -261,66 +273,40 @@ class QueueHandling:
         else:
             self._redelivery.copy(message, delay)
 
-    def _dead_letter(self, message: JetStreamMessage, reason: Reason, error: BaseException | None) -> None:
-        self._fail(Failure(message.delivery, message, reason, error))
+    def _dead_letter(
+        self, message: JetStreamMessage, reason: Reason, error: BaseException | None, *, ran: bool = True
+    ) -> None:
+        self._fail(Failure(message.delivery, message, reason, error, ran=ran))
 
     def _fail(self, failure: Failure) -> None:
         # What was acknowledged early is no longer in its stream.
         if self._route.settings.keeps_dead_letters and not failure.delivery.settled:
-            self._keep(failure._replace(kept=True))
+            self._kept.keep(failure._replace(kept=True))
             return
         try:
             self._dead_letter_store.store_and_wait(self._route, failure)
-        except BrokerConnectionError:
-            raise
         except Exception as error:
-            # dramatiq would report a bug of its own and forget the message.
-            self._give_back_later(failure.delivery, error)
+            if isinstance(error, BrokerConnectionError) and not self._is_connected():
+                # dramatiq tries again.
+                raise
+            self._postpone(failure, error)
         else:
             failure.delivery.settle(ACK)
 
-    def _keep(self, failure: Failure) -> None:
-        """Use up the attempts of a message that stays in its stream, and point at it after the last."""
-        delivery, allowed = failure.delivery, self._allowed_deliveries(failure)
-        self.logger.warning(
-            "Message %s of queue %r failed, attempt %d of %d: %s",
-            delivery,
-            self._route.queue_name,
-            delivery.origin.deliveries,
-            allowed,
-            _described(failure),
-        )
-        delay: float = _backoff(delivery)
-        if delivery.origin.deliveries >= allowed:
-            # The server notices on its next attempt to deliver it, which need not wait; where it sets no limit,
-            # there shall be no such attempt.
-            delay = MAX_DELAY if is_deliverable(delivery) else 0
-            self._point_at(failure)
-        if failure.message is not None:
-            self._redelivery.redeliver(failure.message, delay, spent=True)
-        else:
-            delivery.settle(nak(delay))
+    def _postpone(self, failure: Failure, error: Exception) -> None:
+        """Leave a message in its queue whose dead letter cannot be stored; it does not run again for that."""
+        message = failure.message
+        if message is not None:
+            message.bookkeeping = replace(message.bookkeeping, ended=failure.reason.value)
+        self._give_back_later(failure.delivery, error, message, spent=failure.ran)
 
-    def _allowed_deliveries(self, failure: Failure) -> int:
-        limit = failure.delivery.lease_keeper.limits.max_deliver
-        if limit is not None:
-            return limit
-        retries = self._actor_options.max_retries(failure.message) if failure.message is not None else None
-        return DEFAULT_DELIVERIES if retries is None else retries + 1
-
-    def _point_at(self, failure: Failure) -> None:
-        try:
-            self._dead_letter_store.store_and_wait(self._route, failure)
-        except BrokerError as error:
-            # The message itself is not lost: it is where its owner looks for it.
-            self.logger.warning("No dead letter points at message %s: %s", failure.delivery, error)
+    def _is_connected(self) -> bool:
+        session = self._connection.current()
+        return session is not None and session.is_open and session.client.is_connected
 
 
-def _described(failure: Failure) -> str:
-    error = failure.error
-    return failure.reason.value if error is None else f"{type(error).__name__}: {text_of(error)}"
-
-
-def _backoff(delivery: Delivery) -> int:
-    _, delay = compute_backoff(delivery.earlier_attempts, factor=MIN_BACKOFF, max_backoff=MAX_BACKOFF)
-    return int(delay)
+def _reason(text: str) -> Reason:
+    try:
+        return Reason(text)
+    except ValueError:
+        return Reason.UNHANDLED

@@ -18,7 +18,7 @@ from dramatiq.logging import get_logger
 
 from ..client import Connection
 from ..deliveries import ACK, AttemptRecord, AttemptRecords, Bookkeeping, Delivery, JetStreamMessage, cut_text, nak
-from ..errors import MessageTooLarge
+from ..errors import DelayNotSupported, described
 from ..sending import due_at, publication
 from ..streams import Route
 from ..wire import STATE, PayloadFormat, Publication
@@ -112,8 +112,13 @@ class Redelivery:
             bookkeeping, due = replace(bookkeeping, not_before=due), None
         try:
             outgoing = self._copied(message, message.copy(), bookkeeping, due)
-        except MessageTooLarge:
-            # What attempts left there may be long: a traceback holds the exception's whole text.
+        except DelayNotSupported:
+            raise
+        except Exception as error:
+            # What attempts left there may be long, as a traceback is, or such that it cannot be written.
+            self.logger.warning(
+                "What attempts left in the options of message %s is cut to be kept: %s", delivery, described(error)
+            )
             outgoing = self._copied(message, self._shortened(message), bookkeeping, due)
         # Whoever repeats this after a crash stores nothing new.
         self._connection.publish(outgoing.named(delivery.copy_id))
@@ -145,9 +150,9 @@ class Redelivery:
     def _shortened(self, message: JetStreamMessage) -> Message[Any]:
         changed = message.changed_options
         short = {name: cut_text(value, MAX_OPTION_TEXT) for name, value in changed.items() if isinstance(value, str)}
-        self.logger.warning("What attempts left in the options of message %s is cut to be kept.", message.delivery)
-        shortened: Message[Any] = message.copy(options=short)
-        return shortened
+        kept = {name: value for name, value in message.options.items() if name not in changed}
+        copied: Message[Any] = message.copy()
+        return replace(copied, options=kept | short)
 
     def _give_back(self, delivery: Delivery, delay: float) -> None:
         # After the last delivery there is nothing to wait for, and only now does the server announce it.

@@ -17,7 +17,7 @@ from nats.aio.msg import Msg
 
 from dramatiq_jetstream import JetStreamBroker
 from dramatiq_jetstream.errors import DelayNotSupported, MessageTooLarge, UnsupportedMessage
-from dramatiq_jetstream.worker import handling
+from dramatiq_jetstream.worker import keeping
 from tests.support.admin import Admin
 from tests.support.images import BLACK_AND_WHITE, make_images
 from tests.support.waiting import eventually
@@ -177,8 +177,8 @@ def test_what_fails_is_delivered_five_times_and_stays_for_inspection(
     broker: JetStreamBroker, images: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Like the actor's own, lower than the usual one, only for the test not to wait that long.
-    monkeypatch.setattr(handling, "MIN_BACKOFF", 10)
-    monkeypatch.setattr(handling, "MAX_BACKOFF", 50)
+    monkeypatch.setattr(keeping, "MIN_BACKOFF", 10)
+    monkeypatch.setattr(keeping, "MAX_BACKOFF", 50)
     converted = declare(broker)
     advisories = images.subscribe(EXCEEDED)
     failing = {images.store(SUBJECT, body)["seq"]: body for body in FAILING.values()}

@@ -55,7 +55,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         *("letter", "storing", "archive", "advisories"),
         *("exhausted_letters", "generations", "sweeping", "exhausted"),
     ),
-    "worker": ("dramatiq_internals", "fatal", "redelivery", "handling", "consumer", "consumers"),
+    "worker": ("dramatiq_internals", "fatal", "redelivery", "keeping", "handling", "consumer", "consumers"),
     "backends": ("bucket",),
     "admin": ("nats_cli", "plan", "queues", "messages", "dead", "delays", "events", "roles", "doctor"),
     "cli": (
