@@ -97,8 +97,8 @@ def _options_of_target(target: Any, actors: Mapping[str, Actor[..., Any]]) -> di
     actor = actors.get(target["actor_name"])
     if actor is None or actor.queue_name != target["queue_name"]:
         raise ValueError(
-            f"it leads on to the actor {target['actor_name']!r:.80} of queue {target['queue_name']!r:.80}, which is not "
-            "declared here"
+            f"it leads on to the actor {target['actor_name']!r:.80} of queue {target['queue_name']!r:.80}, which is "
+            "not declared here"
         )
     options: dict[str, Any] = target["options"]
     return options
