@@ -16,7 +16,7 @@ from dramatiq.logging import get_logger
 
 from ..client import Connection, Session
 from ..deliveries import Bookkeeping
-from ..errors import ApiError, BrokerError, EnqueueRejected, StreamNotFound, UnsupportedMessage
+from ..errors import BrokerConnectionError, BrokerError, StreamNotFound, UnsupportedMessage
 from ..names import Names
 from ..sending import Queue, publication
 from ..streams import StoredMessage, reading
@@ -75,7 +75,7 @@ class DeadLetter:
     @classmethod
     def read(cls, entry: StoredMessage) -> DeadLetter:
         """Read an entry as the dead-letter stream keeps it; what cannot be read is shown as it stands."""
-        headers = dict(entry.headers)
+        headers = entry.own_headers
         return cls(
             number=entry.sequence,
             queue_name=_text(headers, letter.QUEUE) or "",
@@ -174,7 +174,7 @@ class DeadLetters:
           UnsupportedMessage: If it cannot be decoded, or is gone from the stream that kept it.
           BrokerConnectionError: If the server cannot be reached.
         """
-        queue = self._queue(entry.queue_name)
+        queue = self._queue_of(entry)
         queue.store(self._publication(queue, entry, self._kept(entry) if entry.kept else _own(entry)))
         if entry.kept:
             self._connection.call(partial(reading.delete, stream=entry.stream, sequence=entry.sequence))
@@ -223,8 +223,12 @@ class DeadLetters:
         """Requeue an entry that could not be moved along with others; what is wrong with it shows now."""
         try:
             self.requeue(entry)
-        except (UnsupportedMessage, EnqueueRejected) as error:
+        except BrokerConnectionError:
+            raise
+        except BrokerError as error:
             return error
+        except ValueError as error:
+            return UnsupportedMessage(f"dead letter {entry.number} cannot be requeued: {error}")
         return None
 
     async def _move_all(self, session: Session, entries: Sequence[DeadLetter]) -> Sequence[bool]:
@@ -235,10 +239,12 @@ class DeadLetters:
         if entry.kept:
             return False
         try:
-            queue = self._queue(entry.queue_name)
+            queue = self._queue_of(entry)
             await session.store(self._publication(queue, entry, _own(entry)))
             await reading.delete(session, self._names.dead_letters, entry.number)
-        except (UnsupportedMessage, StreamNotFound, ApiError, EnqueueRejected) as error:
+        except BrokerConnectionError:
+            raise
+        except (BrokerError, ValueError) as error:
             self.logger.debug("Dead letter %d is requeued on its own: %s", entry.number, error)
             return False
         return True
@@ -247,6 +253,19 @@ class DeadLetters:
         stream = self._names.dead_letters
         return sum(await asyncio.gather(*(reading.delete(session, stream, entry.number) for entry in entries)))
 
+    def _queue_of(self, entry: DeadLetter) -> Queue:
+        try:
+            queue = self._queue(entry.queue_name)
+        except ValueError as error:
+            raise UnsupportedMessage(f"dead letter {entry.number} names no queue: {error}") from error
+        if entry.kept and entry.stream != queue.route.stream:
+            # Its message is removed from there.
+            raise UnsupportedMessage(
+                f"dead letter {entry.number} says that its message is in the stream {entry.stream!r:.300}, but "
+                f"{queue.route.describe()} has another: declare the queue as it is bound, with WorkQueue(stream=…)"
+            )
+        return queue
+
     def _publication(self, queue: Queue, entry: DeadLetter, source: StoredMessage) -> Publication:
         if entry.part is not None:
             raise UnsupportedMessage(
@@ -254,7 +273,7 @@ class DeadLetters:
                 "too large to be sent again"
             )
         fresh = publication(queue.route, queue.payload, _fresh(self._decode(queue, entry, source)))
-        return fresh.named(f"requeued.{entry.headers.get(MSG_ID, entry.number)}")
+        return fresh.named(f"requeued.{quote_text(entry.headers.get(MSG_ID, str(entry.number)))}")
 
     def _kept(self, entry: DeadLetter) -> StoredMessage:
         found = self._connection.call(partial(reading.get, stream=entry.stream, sequence=entry.sequence))

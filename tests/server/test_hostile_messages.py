@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +45,7 @@ class Stage(SimpleNamespace):
         return list(self.broker.dead_letters.list())
 
     def await_letters(self, count: int = 1) -> list[DeadLetter]:
-        return eventually(lambda: found if len(found := self.letters()) >= count else None, SOON, message="the letters")
+        return eventually(lambda: found if len(found := self.letters()) >= count else [], SOON, message="the letters")
 
     def stored(self) -> int:
         return self.admin.count(self.broker.names.stream("default"))
@@ -93,7 +94,7 @@ HEADERS = {
     "a state of long texts": b'Dramatiq-State: {"origin": "' + b"x" * 3_000 + b'"}',
     "a state nested deeply": b"Dramatiq-State: " + b"[" * 4_000,
     "a status": b"Status: 409\r\nDescription: Consumer Deleted",
-    "a server's own": b"Nats-Msg-Id: x\r\nNats-TTL: 1d",
+    "those of a direct read": b"Nats-Subject: x\r\nNats-Sequence: y\r\nNats-Time-Stamp: z\r\nNats-Stream: ..",
     "no name": b": value",
     "no colon": b"just text",
 }
@@ -102,9 +103,8 @@ HEADERS = {
 @pytest.mark.parametrize("name", HEADERS)
 def test_undecodable_message_with_an_odd_header_is_a_readable_dead_letter(stage: Stage, name: str) -> None:
     publish_raw(stage.url, stage.subject, HEADERS[name], b"\xff{not a message", copies=5)
-    expected = stage.stored()
     with run_worker(stage.broker, threads=2) as worker:
-        letters = stage.await_letters(expected)
+        letters = stage.await_letters(5)
         stage.await_end()
         stage.check_neighbours()
         assert threads_alive(worker)
@@ -116,26 +116,24 @@ def test_undecodable_message_with_an_odd_header_is_a_readable_dead_letter(stage:
 def test_decodable_message_with_an_odd_header_runs(stage: Stage, name: str) -> None:
     body = stage.broker.get_actor("neighbour").message().encode()
     publish_raw(stage.url, stage.subject, HEADERS[name], body, copies=5)
-    expected = stage.stored()
     with run_worker(stage.broker, threads=2):
+        eventually(lambda: len(stage.ran) == 5, SOON, message="the end of all")
         stage.await_end()
         stage.check_neighbours()
 
-    assert len(stage.ran) == expected + 4
     assert not stage.letters()
 
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_failing_message_with_an_odd_header_has_its_attempts_and_one_dead_letter(stage: Stage, name: str) -> None:
     publish_raw(stage.url, stage.subject, HEADERS[name], stage.broker.get_actor("fail").message().encode())
-    expected = stage.stored()
     with run_worker(stage.broker, threads=2):
-        letters = stage.await_letters(expected)
+        letters = stage.await_letters()
         stage.await_end()
         stage.check_neighbours()
 
-    assert len(stage.runs) == 2 * expected
-    assert [(each.reason, each.attempts, each.kept) for each in letters] == [("retries exhausted", 2, False)] * expected
+    assert len(stage.runs) == 2
+    assert [(each.reason, each.attempts, each.kept) for each in letters] == [("retries exhausted", 2, False)]
 
 
 class Raises(Exception):
@@ -178,7 +176,8 @@ def odd_class() -> BaseException:
     kind = type("Odd", (Exception,), {})
     oddly: Any = kind
     oddly.__module__, oddly.__qualname__ = 5, "a\r\nb \ud800 " + "ü" * 3_000
-    return kind("odd")
+    error: BaseException = kind("odd")
+    return error
 
 
 def cyclic() -> BaseException:
@@ -221,6 +220,13 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 }
 
 
+@pytest.fixture
+def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is logged: pytest-xdist cannot pass surrogates on."""
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+
+
+@pytest.mark.usefixtures("unlogged")
 @pytest.mark.parametrize("name", ERRORS)
 def test_whatever_an_actor_raises_it_is_retried_and_then_a_readable_dead_letter(stage: Stage, name: str) -> None:
     stage.raised = ERRORS[name]
@@ -255,6 +261,7 @@ def test_long_exception_text_costs_no_attempt_and_no_other_option(stage: Stage) 
     assert (letter.reason, letter.attempts) == ("retries exhausted", 6)
 
 
+@pytest.mark.usefixtures("unlogged")
 @pytest.mark.parametrize("length", [300, 5_000, 50_000])
 def test_message_with_a_long_id_and_an_unknown_actor_with_a_long_name_is_a_dead_letter(
     stage: Stage, length: int
