@@ -22,10 +22,12 @@ from dramatiq import Broker, Message, MessageProxy, Middleware
 from dramatiq.middleware import CurrentMessage, default_middleware
 
 from dramatiq_jetstream import JetStreamBroker
+from dramatiq_jetstream.client import supervision
 from dramatiq_jetstream.client.connection import Connection
 from dramatiq_jetstream.client.publisher import Receipt
 from dramatiq_jetstream.client.session import Session
 from dramatiq_jetstream.dead_letters import DeadLetterStore, Failure, exhausted
+from dramatiq_jetstream.deliveries import Puller
 from dramatiq_jetstream.streams import Route
 from dramatiq_jetstream.wire import Publication
 from tests.support.faults import make_settings, notes_of, write_note
@@ -161,6 +163,21 @@ def die_between(stored: str) -> None:
 
 if "FAULTS_DIE_BETWEEN" in os.environ:
     die_between(os.environ["FAULTS_DIE_BETWEEN"])
+
+
+def break_task(name: str) -> None:
+    """Have a background task of the puller, or the sweep, fail whenever it runs."""
+
+    async def fail(*_: Any) -> None:
+        raise ValueError(f"{name} fails on purpose")
+
+    owner = exhausted.ExhaustedMessages if name == "_sweep_for_ever" else Puller
+    setattr(owner, name, fail)
+    supervision.MIN_PAUSE, supervision.MAX_PAUSE = 10, 20
+
+
+if "FAULTS_BREAK" in os.environ:
+    break_task(os.environ["FAULTS_BREAK"])
 
 exhausted.SWEEP_INTERVAL = float(os.environ.get("FAULTS_SWEEP", exhausted.SWEEP_INTERVAL))
 
