@@ -285,3 +285,69 @@ def test_advisory_published_by_an_actor_arrives_before_the_message_is_gone(
         eventually(lambda: images.count("IMAGES") == 0)
 
     assert (advisory.subject, json.loads(advisory.data)) == ("advisory.1", {"id": "1"})
+
+
+def test_argument_that_dramatiq_cannot_pass_is_dropped_like_any_other_unknown_key(
+    broker: JetStreamBroker, images: Admin
+) -> None:
+    seen: list[tuple[str, dict[str, object]]] = []
+
+    @dramatiq.actor(broker=broker, queue_name="blackandwhite", max_retries=0)
+    def convert(id: str, **more: object) -> None:
+        seen.append((id, more))
+
+    images.store(SUBJECT, b'{"id": "1", "self": 1, "cls": 2, "args": [3], "kwargs": {}, "fn": 4}')
+    with run_worker(broker):
+        eventually(lambda: images.count("IMAGES") == 0)
+
+    assert seen == [("1", {"cls": 2, "args": [3], "kwargs": {}, "fn": 4})]
+
+
+def target(queue_name: Any = "blackandwhite", actor_name: Any = "convert", **options: Any) -> dict[str, Any]:
+    """A message to lead on to."""
+    fields = {"queue_name": queue_name, "actor_name": actor_name, "args": [], "kwargs": {"id": "2"}}
+    return {**fields, "options": options, "message_id": "hostile", "message_timestamp": 1}
+
+
+HOSTILE_TARGETS: dict[str, dict[str, Any]] = {
+    "another queue": {"pipe_target": target("hostile")},
+    "another queue for an unknown actor": {"pipe_target": target("hostile", "nobody")},
+    "the dead-letter form of its queue": {"pipe_target": target("blackandwhite.XQ")},
+    "a queue in a callback": {"group_completion_callbacks": [target("hostile")], "group_completion_uuid": "x"},
+    "a target of a target": {"pipe_target": target(pipe_target=target("hostile"))},
+    "a callback of a target": {"pipe_target": target(group_completion_callbacks=[target("hostile")])},
+    "a target without options": {"pipe_target": {**target("hostile"), "options": None}},
+    "an actor that is a list": {"pipe_target": target(actor_name=["convert"])},
+    "no actor": {"pipe_target": {"queue_name": "hostile"}},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TARGETS)
+def test_request_that_leads_on_to_what_is_not_declared_here_is_undecodable(
+    broker: JetStreamBroker, images: Admin, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(keeping, "MIN_BACKOFF", 10)
+    monkeypatch.setattr(keeping, "MAX_BACKOFF", 20)
+    converted = declare(broker)
+    broker.setup()
+    before = set(images.streams())
+    advisories = images.subscribe(EXCEEDED)
+
+    images.store(SUBJECT, request("1"), {"Dramatiq-Options": json.dumps(HOSTILE_TARGETS[name])})
+    with run_worker(broker):
+        assert exceeded(advisories)["deliveries"] == 5
+
+    [letter] = list(broker.dead_letters.list())
+    assert (letter.reason, letter.kept) == ("undecodable", True)
+    assert converted == []
+    assert set(images.streams()) == before
+
+
+def test_request_may_lead_on_to_a_declared_actor(broker: JetStreamBroker, images: Admin) -> None:
+    converted = declare(broker)
+
+    options = {"pipe_target": {**target(pipe_ignore=True), "kwargs": {"id": "2", "image": "file:///b.jpg"}}}
+    images.store(SUBJECT, request("1"), {"Dramatiq-Options": json.dumps(options)})
+    with run_worker(broker):
+        eventually(lambda: [id for id, _, _ in converted] == ["1", "2"])
+        eventually(lambda: images.count("IMAGES") == 0)
