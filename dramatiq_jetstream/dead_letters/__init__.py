@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .archive import OUTSTANDING, DeadLetter, DeadLetters
+from .archive import OUTSTANDING, DeadLetters
+from .entry import DeadLetter
 from .exhausted import ExhaustedMessages
 from .letter import Failure, Reason, reason_of
 from .storing import DeadLetterStore

@@ -64,6 +64,11 @@ class Reason(str, Enum):
     HANDOFF_FAILED = "next message could not be enqueued"
     UNHANDLED = "error while it was handled"
 
+    @classmethod
+    def of(cls, text: str) -> Reason:
+        """The reason of that text, whoever wrote it."""
+        return next((reason for reason in cls if reason.value == text), cls.UNHANDLED)
+
 
 class Failure(NamedTuple):
     """A message that could not be handled.

@@ -74,7 +74,7 @@ class QueueHandling:
         if not message.is_plain:
             self._recover(message)
             if message.bookkeeping.ended:
-                self._dead_letter(message, _reason(message.bookkeeping.ended), None, ran=False)
+                self._dead_letter(message, Reason.of(message.bookkeeping.ended), None, ran=False)
                 return False
             if self._redelivery.hold_back(message):
                 return False
@@ -303,10 +303,3 @@ class QueueHandling:
     def _is_connected(self) -> bool:
         session = self._connection.current()
         return session is not None and session.is_open and session.client.is_connected
-
-
-def _reason(text: str) -> Reason:
-    try:
-        return Reason(text)
-    except ValueError:
-        return Reason.UNHANDLED

@@ -52,7 +52,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "deliveries": ("prefetch", "bookkeeping", "delivery", "attempts", "actor_options", "after_actor", "puller"),
     "sending": ("outgoing", "queue", "entry", "batch", "atomic_batch", "scheduled"),
     "dead_letters": (
-        *("letter", "storing", "archive", "advisories"),
+        *("letter", "storing", "entry", "archive", "advisories"),
         *("exhausted_letters", "generations", "sweeping", "exhausted"),
     ),
     "worker": ("dramatiq_internals", "fatal", "redelivery", "keeping", "handling", "consumer", "consumers"),
