@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -221,9 +221,12 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 
 @pytest.fixture
-def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
+def unlogged() -> Iterator[None]:
     """Nothing is logged: pytest-xdist cannot pass surrogates on."""
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(before)
 
 
 @pytest.mark.usefixtures("unlogged")
