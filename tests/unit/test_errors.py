@@ -88,3 +88,32 @@ def test_mismatch_keeps_each_difference() -> None:
     assert error.differences == (difference,)
     assert (error.what, error.advice) == ("the stream 'IMAGES'", "Change one.")
     assert "retention: expected 'workqueue', found 'limits'" in str(error)
+
+
+class _Nameless(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("no name")
+
+
+class _OddText(str):
+    __slots__ = ()
+
+    def __getitem__(self, key: object) -> str:
+        raise RuntimeError("not sliced")
+
+
+class _Raising(Exception, metaclass=_Nameless):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+class _Odd(Exception):
+    def __str__(self) -> str:
+        return _OddText("odd")
+
+
+def test_text_of_an_exception_is_had_whatever_its_methods_do() -> None:
+    assert errors.described(ValueError("a text")) == "ValueError: a text"
+    assert errors.described(_Raising()) == "<a class without a name>: <its text cannot be had: SystemExit>"
+    assert type(errors.text_of(_Odd())) is str
