@@ -96,7 +96,7 @@ def test_sweep_that_fails_for_one_queue_goes_on(
     broker: JetStreamBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(exhausted, "SWEEP_INTERVAL", 0.05)
-    calls = fail_first(monkeypatch, ExhaustedMessages, "sweep")
+    calls = fail_first(monkeypatch, ExhaustedMessages, "_sweep")
 
     @dramatiq.actor(broker=broker)
     def run() -> None: ...
