@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+from dramatiq import Message
 from dramatiq.errors import DecodeError
 from dramatiq.logging import get_logger
 
 from ..client import Session
 from ..deliveries import AttemptRecords, Delivery, JetStreamMessage
 from ..errors import ApiError
-from ..sending import Queue
+from ..options import retry_limit
+from ..sending import Queue, publication
 from ..streams import Limits, Route, StoredMessage, reading
-from ..wire import EXPECTED_LAST_ID, EXPECTED_SEQUENCE, MSG_ID, Origin, Publication
+from ..wire import EXPECTED_LAST_ID, EXPECTED_SEQUENCE, MSG_ID, STATE, Origin, Publication
 from .letter import Failure, Reason
 from .storing import DeadLetterStore
 
@@ -47,9 +52,37 @@ class ExhaustedLetters:
             await reading.delete(session, route.stream, found.sequence)
             return
         delivery.record = await self._attempts.recall(session, delivery)
-        await self._dead_letter_store.store(session, route, self._failure(queue, delivery))
+        failure = self._failure(queue, delivery)
+        continuation = self._continuation(queue, failure)
+        if continuation is not None:
+            await session.store(continuation)
+        else:
+            await self._dead_letter_store.store(session, route, failure)
         if not route.settings.keeps_dead_letters:
             await reading.delete(session, route.stream, found.sequence)
+
+    def _continuation(self, queue: Queue, failure: Failure) -> Publication | None:
+        """The copy by which a message goes on that allows itself more retries than its queue's actors; None if it ends.
+
+        The server delivers a message as often as the most patient actor of its queue asks for.
+        """
+        message = failure.message
+        if message is None or queue.route.settings.bound or "max_retries" not in message.options:
+            return None
+        own, spent = message.options["max_retries"], message.received_retries + 1
+        limit = None if own is None else retry_limit(own)
+        if limit is not None and spent > limit:
+            return None
+        copied: Message[Any] = message.copy(options={"retries": spent})
+        self.logger.warning(
+            "Message %s of queue %r goes on as a copy: it allows itself more retries than its queue.",
+            failure.delivery,
+            queue.name,
+        )
+        bookkeeping = replace(message.bookkeeping, origin=message.identity)
+        outgoing = publication(queue.route, queue.payload, copied)
+        headers = outgoing.headers | {STATE: bookkeeping.header or "{}"}
+        return outgoing._replace(headers=headers).named(failure.delivery.copy_id)
 
     def _failure(self, queue: Queue, delivery: Delivery) -> Failure:
         kept = queue.route.settings.keeps_dead_letters

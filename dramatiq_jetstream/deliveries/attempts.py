@@ -6,6 +6,7 @@ Nothing here is needed for safety: without a record the attempt runs all the sam
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -28,6 +29,9 @@ GRACE = 86_400_000
 
 #: Seconds to wait for a record before the message is delivered without it.
 RECALL_TIMEOUT = 2.0
+
+#: Seconds that storing a record may take.
+STORING = 0.1
 
 #: The largest value of one option that is remembered, in bytes of JSON.  A longer text is cut; another value that is
 #: larger is left out.  dramatiq keeps a traceback there, which holds the exception's whole text.
@@ -87,16 +91,24 @@ class AttemptRecords:
 
     async def recall(self, session: Session, delivery: Delivery) -> AttemptRecord | None:
         """Look up what is remembered of a message, if anything is; never raises."""
-        subject = f"{session.api}.DIRECT.GET.KV_{self.bucket}.{self._subject(delivery)}"
+        record = None
         try:
-            found = await session.ask(subject, b"", None, RECALL_TIMEOUT)
-            headers = found.headers or {}
-            return self._read(headers, found.data) if ATTEMPT in headers else None
+            record = await self._ask(session, delivery)
+            if record is None or record.attempt < delivery.origin.deliveries - 1:
+                # It was sent before the answer that has the message delivered again, and may be stored after that.
+                await asyncio.sleep(STORING)
+                record = await self._ask(session, delivery)
         except BrokerError as error:
             self.logger.debug("No record of %s: %s", delivery, error)
         except Exception:
             self.logger.exception("The record of message %s cannot be read; it is delivered without it.", delivery)
-        return None
+        return record
+
+    async def _ask(self, session: Session, delivery: Delivery) -> AttemptRecord | None:
+        subject = f"{session.api}.DIRECT.GET.KV_{self.bucket}.{self._subject(delivery)}"
+        found = await session.ask(subject, b"", None, RECALL_TIMEOUT)
+        headers = found.headers or {}
+        return self._read(headers, found.data) if ATTEMPT in headers else None
 
     async def count_waiting(self, session: Session, stream: str, held: Sequence[StoredMessage]) -> int:
         """How many of a stream's messages wait for a retry, to the second; at most 1,024 can be asked about."""

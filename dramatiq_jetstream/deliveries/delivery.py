@@ -34,7 +34,7 @@ MAX_DELAY = LONGEST
 
 
 _STATE, _SCHEDULER = STATE.encode(), SCHEDULER.encode()
-_NOTHING = Bookkeeping()
+NO_BOOKKEEPING = Bookkeeping()
 
 
 def nak(delay: float) -> bytes:
@@ -138,7 +138,7 @@ class Delivery:
     def bookkeeping(self) -> Bookkeeping:
         """What its message's header says that this package remembers."""
         if isinstance(self._headers, bytes) and _STATE not in self._headers:
-            return _NOTHING
+            return NO_BOOKKEEPING
         return Bookkeeping.read(self.headers)
 
     @property

@@ -121,6 +121,18 @@ def test_message_without_retries_that_kills_its_worker_runs_once(application: Ap
     assert len(application.notes("start", "deadly")) == 1
 
 
+def test_message_that_allows_itself_more_retries_than_its_queue_goes_on_as_a_copy(application: Application) -> None:
+    application.send("patient", "kill:5", max_retries=9)
+    while not application.notes("end", "patient"):
+        assert not application.dead_letters()
+        with application.workers() as workers:
+            workers.wait_until(lambda: bool(application.notes("end", "patient")))
+    application.await_empty()
+
+    starts = application.notes("start", "patient")
+    assert [start.options.get("retries", 0) for start in starts] == [0, 1, 2, 3, 4, 5]
+
+
 def test_exceptions_and_crashes_count_alike(application: Application) -> None:
     application.send("both", "kill:1", "fail")
     with application.workers() as first:
