@@ -6,14 +6,13 @@ from .actor_options import ActorOptions
 from .after_actor import after_actor_hooks, is_permanent, run_after_actor_hooks
 from .attempts import AttemptRecords
 from .bookkeeping import Bookkeeping
-from .delivery import ACK, MAX_DELAY, NO_BOOKKEEPING, AttemptRecord, Delivery, JetStreamMessage, cut_text, nak
+from .delivery import ACK, MAX_DELAY, AttemptRecord, Delivery, JetStreamMessage, cut_text, nak
 from .prefetch import Prefetch
 from .puller import Puller
 
 __all__ = [
     "ACK",
     "MAX_DELAY",
-    "NO_BOOKKEEPING",
     "ActorOptions",
     "AttemptRecord",
     "AttemptRecords",

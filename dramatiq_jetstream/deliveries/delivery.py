@@ -268,7 +268,7 @@ class JetStreamMessage(MessageProxy):
     @property
     def is_plain(self) -> bool:
         """Whether nothing is to be asked or done before it runs: it is here for the first time, and has no options."""
-        return not (self.redelivered or self.options or self.bookkeeping != Bookkeeping())
+        return not (self.redelivered or self.options or self.bookkeeping is not NO_BOOKKEEPING)
 
     @property
     def was_delayed(self) -> bool:
