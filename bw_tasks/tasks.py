@@ -7,9 +7,9 @@ import os
 
 import dramatiq
 from dramatiq import Broker, Middleware, Worker
-from dramatiq.logging import get_logger
 
 from dramatiq_jetstream import JetStreamBroker, WorkQueue
+from dramatiq_jetstream.logs import get_logger
 
 from .errors import BadAdvisory, ImageError, OutputNotSet, ServiceError, UnwritableOutput, shown
 from .images import convert_image

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from dramatiq.logging import get_logger
 from nats.errors import ProtocolError
+
+from ..logs import get_logger
 
 #: Takes the subject, the reply subject, the block of headers and the body of a message.
 Receiver = Callable[[bytes, bytes, bytes, bytes], object]

@@ -9,9 +9,8 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from dramatiq.logging import get_logger
-
 from ..errors import BlockingCallRefused, ConnectionClosed
+from ..logs import get_logger
 from .threads import Slot, new_slot, start_thread
 
 try:

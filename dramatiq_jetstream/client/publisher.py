@@ -9,9 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from dramatiq.logging import get_logger
-
 from ..errors import ApiError, BrokerConnectionError, BrokerError, StreamNotFound
+from ..logs import get_logger
 from ..wire import BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, Publication
 from .border import readable
 from .commands import STATUS, parse_headers, publish_command

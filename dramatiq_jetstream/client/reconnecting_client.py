@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from dramatiq.logging import get_logger
 from nats.errors import Error as NatsError
 
 from ..addresses import Address, credentials_for
 from ..errors import AuthenticationFailed, ConnectionFailed, ServerUnreachable, UnsupportedServer
+from ..logs import get_logger
 from ..settings import BrokerSettings
 from .nats_internals import NatsClient
 from .supervision import Supervisor

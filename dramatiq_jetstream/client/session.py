@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from dramatiq.logging import get_logger
-
 from ..errors import BrokerError, CallTimeout, ConnectionClosed, PermissionDenied
+from ..logs import get_logger
 from ..settings import BrokerSettings
 from ..wire import Publication
 from .border import translated

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from dramatiq.logging import get_logger
 from nats.aio.msg import Msg
 
 from ..errors import BrokerError
+from ..logs import get_logger
 from .border import translated
 from .commands import header_block
 from .framing import Receiver

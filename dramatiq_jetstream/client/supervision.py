@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from dramatiq.common import compute_backoff
-from dramatiq.logging import get_logger
+
+from ..logs import get_logger
 
 #: Milliseconds before the first restart of a task that failed, doubled each time, and their limit.
 MIN_PAUSE = 250

@@ -6,10 +6,9 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from dramatiq.logging import get_logger
-
 from ..client import Session
 from ..errors import BrokerError
+from ..logs import get_logger
 from ..names import Names
 from ..settings import WorkQueue
 from ..streams import Config, Limits, Requirement, Route, consumer_requirement, limits, reading, stream_requirement

@@ -11,11 +11,11 @@ from typing import Any
 
 from dramatiq import Message
 from dramatiq.errors import DecodeError
-from dramatiq.logging import get_logger
 
 from ..client import Connection, Session
 from ..deliveries import Bookkeeping
 from ..errors import BrokerConnectionError, BrokerError, StreamNotFound, UnsupportedMessage
+from ..logs import get_logger
 from ..names import Names
 from ..sending import Queue, publication
 from ..streams import StoredMessage, reading

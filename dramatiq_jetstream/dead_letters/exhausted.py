@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Iterable
 
 from dramatiq.common import compute_backoff
-from dramatiq.logging import get_logger
 
 from ..client import Session
 from ..deliveries import ACK, AttemptRecord, AttemptRecords, Delivery, Prefetch, Puller, nak
 from ..errors import BrokerError, ConsumerNotFound, StreamNotFound
+from ..logs import get_logger
 from ..names import Names
 from ..sending import Queue
 from ..streams import Route, StoredMessage, reading

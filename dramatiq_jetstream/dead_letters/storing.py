@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import math
 
-from dramatiq.logging import get_logger
-
 from ..client import Connection, Receipt, Session
 from ..deliveries import MAX_DELAY, ActorOptions, JetStreamMessage
 from ..errors import ApiError, BrokerError, MessageTooLarge, described
+from ..logs import get_logger
 from ..names import Names
 from ..streams import Ensured, Route, dead_letter_config, helper_requirement
 from ..wire import MSG_ID, TTL, Publication, quote_text

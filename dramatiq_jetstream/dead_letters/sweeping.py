@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dramatiq.common import compute_backoff
-from dramatiq.logging import get_logger
 
 from ..client import Session
 from ..errors import BrokerError, ConsumerNotFound, StreamNotFound
+from ..logs import get_logger
 from ..sending import Queue
 from ..streams import StoredMessage, reading
 from .exhausted_letters import ExhaustedLetters

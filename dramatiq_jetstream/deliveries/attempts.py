@@ -13,11 +13,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from dramatiq.logging import get_logger
 from dramatiq.message import get_encoder
 
 from ..client import OutboxItem, Session, publish_command
 from ..errors import BrokerError, text_of
+from ..logs import get_logger, repeated
 from ..names import Names, escape
 from ..streams import StoredMessage, bucket_config, helper_requirement, reading
 from ..wire import STATE, TTL, Headers, quote_text, unquote_text
@@ -158,7 +158,9 @@ class AttemptRecords:
             if length <= MAX_OPTION:
                 return value, length
             reason = f"it takes {length} bytes"
-        self.logger.warning("Option %r of message %s is not kept for its next attempt: %s", name, delivery, reason)
+        self.logger.warning(
+            "Option %r of message %s is not kept for its next attempt: %s", name, delivery, reason, extra=repeated(name)
+        )
         return None, 0
 
 

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any
 
 from dramatiq.common import compute_backoff
-from dramatiq.logging import get_logger
 
 from ..client import DESCRIPTION, STATUS, OutboxItem, Session, parse_headers, publish_command
 from ..errors import BrokerError
+from ..logs import get_logger
 from ..streams import Limits, Route
 from ..wire import pending_of
 from .delivery import AttemptRecord, Delivery, nak

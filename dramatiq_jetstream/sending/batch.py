@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 from dramatiq import Message
-from dramatiq.logging import get_logger
 
 from ..client import Connection, Outcome, check_may_block
 from ..errors import (
@@ -26,6 +25,7 @@ from ..errors import (
     EnqueueRejected,
     StreamNotFound,
 )
+from ..logs import get_logger
 from ..wire import Publication
 from .entry import Answers, Entry
 from .queue import Queue

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from dramatiq.logging import get_logger
-
 from ..client import MESSAGE_TOO_LARGE, NO_ATOMIC_BATCHES, NO_SCHEDULES, Connection, Receipt, Session, is_unknown
 from ..errors import (
     ApiError,
@@ -17,6 +15,7 @@ from ..errors import (
     PermissionDenied,
     StreamNotFound,
 )
+from ..logs import get_logger
 from ..settings import DEFAULT_ACK_WAIT
 from ..streams import Config, Ensured, Limits, Route, consumer_requirement, limits, stream_requirement
 from ..wire import PayloadFormat, Publication

@@ -8,11 +8,11 @@ from queue import Empty
 
 from dramatiq import Consumer, MessageProxy
 from dramatiq.errors import DecodeError
-from dramatiq.logging import get_logger
 
 from ..client import Buffer, is_green
 from ..deliveries import Delivery, JetStreamMessage, Puller
 from ..errors import BrokerConnectionError
+from ..logs import get_logger
 from ..wire import PayloadFormat
 from .dramatiq_internals import current_consumer_thread, hand_over, takes
 from .handling import QueueHandling

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from dramatiq.logging import get_logger
+from ..logs import get_logger
 
 #: The exit status of a worker process that could not go on: EX_SOFTWARE of sysexits.h.
 EXIT_STATUS = 70

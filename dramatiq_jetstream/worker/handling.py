@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from dramatiq.common import compute_backoff, current_millis
 from dramatiq.errors import ActorNotFound, DecodeError
-from dramatiq.logging import get_logger
 
 from ..client import Connection
 from ..dead_letters import DeadLetterStore, Failure, Reason, reason_of
 from ..deliveries import ACK, ActorOptions, Delivery, JetStreamMessage, is_permanent, nak
 from ..errors import BrokerConnectionError, BrokerError, described, text_of
+from ..logs import get_logger, repeated
 from ..streams import Route
 from ..wire import PayloadFormat
 from .dramatiq_internals import exception_of
@@ -265,7 +265,11 @@ class QueueHandling:
             return
 
         self.logger.warning(
-            "This worker does not know the actor %r of message %s: leaving it to others.", message.actor_name, delivery
+            "This worker does not know the actor %r of message %s of queue %r: leaving it to others.",
+            message.actor_name,
+            delivery,
+            self._route.queue_name,
+            extra=repeated(self._route.queue_name, message.actor_name),
         )
         delay = min(max(waited, MIN_BACKOFF), MAX_BACKOFF)
         if bound:

@@ -14,11 +14,11 @@ from typing import Any
 
 from dramatiq import Message
 from dramatiq.common import current_millis
-from dramatiq.logging import get_logger
 
 from ..client import Connection
 from ..deliveries import ACK, AttemptRecord, AttemptRecords, Bookkeeping, Delivery, JetStreamMessage, cut_text, nak
 from ..errors import DelayNotSupported, described
+from ..logs import get_logger, repeated
 from ..sending import due_at, publication
 from ..streams import Route
 from ..wire import STATE, PayloadFormat, Publication
