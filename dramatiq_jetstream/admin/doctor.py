@@ -183,8 +183,8 @@ def _queue(view: QueueView) -> Iterator[Finding]:
     elif view.missing:
         advice = "run 'dramatiq-jetstream setup', or start a worker"
         yield Finding("warning", "queues", view.queue, f"its {view.missing} is not on the server", advice)
-    elif view.ready and not view.pulls and (view.active is None or view.active > SILENT):
-        text = f"{view.ready} messages wait, and no worker asks for them"
+    elif (view.ready or view.overdue) and not view.pulls and (view.active is None or view.active > SILENT):
+        text = f"{view.ready + view.overdue} messages wait, {view.overdue} of them overdue, and no worker asks for them"
         yield Finding(
             "problem", "pulls", view.queue, text, "start workers of this queue, or look at the ones there are"
         )

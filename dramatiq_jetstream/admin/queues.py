@@ -35,6 +35,7 @@ class QueueView:
       ready(int): How many messages wait for a worker.
       running(int): How many workers hold.
       retrying(int): How many wait for a retry; beyond 1,024 held messages an estimate.
+      overdue(int): How many should have been retried by now, and nobody asked for them; an estimate as well.
       delayed(int): How many the server holds back until their time.
       exhausted(int): How many are out of attempts and still in the stream.
       dead(int): How many are dead letters.
@@ -58,6 +59,7 @@ class QueueView:
     ready: int
     running: int
     retrying: int
+    overdue: int
     delayed: int
     exhausted: int
     dead: int
@@ -75,7 +77,10 @@ class QueueView:
 
 
 #: The columns that can be summed up.
-SUMS = ("ready", "running", "retrying", "delayed", "exhausted", "dead", "redelivered", "pulls", "received", "finished")
+SUMS = (
+    *("ready", "running", "retrying", "overdue", "delayed", "exhausted", "dead", "redelivered", "pulls"),
+    *("received", "finished"),
+)
 
 
 def discover(broker: JetStreamBroker) -> list[str]:
@@ -186,7 +191,7 @@ async def _streams(session: Session, broker: JetStreamBroker) -> list[str]:
 async def _view(session: Session, broker: JetStreamBroker, route: Route) -> QueueView:
     state = await counts.inspect(session, route)
     held = await _held(session, route, state)
-    retrying = await _count_retrying(session, broker, route, state.counts.running, held)
+    retrying, overdue = await _count_retrying(session, broker, route, state, held)
     consumer, stream = state.consumer, state.stream.get("state", {})
     received, now = stream.get("last_seq", 0), current_millis()
     oldest = (held or await _first(session, route, state))[:1]
@@ -196,8 +201,9 @@ async def _view(session: Session, broker: JetStreamBroker, route: Route) -> Queu
         consumer=route.consumer,
         missing=_missing(state),
         ready=state.counts.ready,
-        running=state.counts.running - retrying,
+        running=state.counts.running - retrying - overdue,
         retrying=retrying,
+        overdue=overdue,
         delayed=state.counts.delayed,
         exhausted=state.counts.exhausted,
         dead=state.counts.dead,
@@ -231,12 +237,20 @@ async def read_some(session: Session, route: Route, start: int, count: int) -> l
 
 
 async def _count_retrying(
-    session: Session, broker: JetStreamBroker, route: Route, running: int, held: Sequence[StoredMessage]
-) -> int:
+    session: Session, broker: JetStreamBroker, route: Route, state: QueueState, held: Sequence[StoredMessage]
+) -> tuple[int, int]:
+    """How many messages wait for their retry, and how many have waited for longer than that."""
     if not held:
-        return 0
-    waiting = await broker.attempts.count_waiting(session, route.stream, held)
-    return min(round(waiting * max(running / len(held), 1)), running)
+        return 0, 0
+    running, now = state.counts.running, current_millis()
+    due = await broker.attempts.due_times(session, route.stream, held)
+    said = state.consumer.get("delivered", {}).get("last_active")
+    delivered = reading.nanoseconds(said) // 1_000_000 if said else 0
+    share = max(running / len(held), 1)
+    retrying = min(round(sum(moment > now for moment in due) * share), running)
+    # Whatever was due after the last delivery of all was not delivered again.
+    overdue = min(round(sum(delivered < moment <= now for moment in due) * share), running - retrying)
+    return retrying, overdue
 
 
 def _since_active(consumer: dict[str, Any], now: int) -> int | None:

@@ -40,11 +40,13 @@ def read_context(name: str) -> dict[str, str]:
     """
     path = folder() / f"{name}.json"
     try:
-        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        fields: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(found.stem for found in folder().glob("*.json"))) or "none"
         raise Failure(f"there is no NATS context {name!r} in {folder()}; there is: {known}", USAGE) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Failure(f"the NATS context {path} cannot be read: {error}", USAGE) from error
+    if not isinstance(fields, dict):
+        raise Failure(f"the NATS context {path} cannot be read: it is no JSON object", USAGE)
     given = {ours: str(fields[theirs]) for ours, theirs in KEYS.items() if fields.get(theirs)}
     return {ours: os.path.expanduser(value) if ours in _PATHS else value for ours, value in given.items()}

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import click
 from dramatiq.common import current_millis
-from rich.table import Table
 
 from .. import admin
 from ..admin import DeadFilter, DeadSummary
 from ..dead_letters import DeadLetter
 from .command import command
 from .failures import USAGE, WRONG, Failure
+from .listing import Listing
 from .messages import print_whole, view_fields
 from .operator import Operator
 from .output import age, confirm, cut, table
@@ -162,10 +162,22 @@ def _preview(operator: Operator, chosen: DeadFilter, verb: str, *, yes: bool) ->
         if summary.count > len(summary.examples):
             operator.say(f"… {summary.count} in all:")
             rows = [(count, *group) for group, count in summary.groups.items()]
-            operator.output.show(table(("count", "queue", "actor", "reason"), rows, right=("count",)))
+            operator.output.show(table(("count", "queue", "actor", "reason"), rows, right=("count",), drop=("actor",)))
+    missing = _missing(operator, chosen.numbers)
+    if missing:
+        numbers = ", ".join(map(str, missing))
+        raise Failure(f"there is no dead letter {numbers}: requeued, purged, or expired; nothing was changed", WRONG)
     if summary.count:
         confirm(f"{verb} {summary.count} dead letters?", yes=yes)
     return summary
+
+
+def _missing(operator: Operator, numbers: tuple[int, ...]) -> list[int]:
+    """Which of the numbers have no dead letter."""
+    if not numbers:
+        return []
+    found = {letter.number for letter in admin.select_dead(operator.broker, DeadFilter(numbers=numbers))}
+    return sorted(set(numbers) - found)
 
 
 def _requeue(operator: Operator, chosen: DeadFilter, summary: DeadSummary) -> tuple[int, int, list[dict[str, Any]]]:
@@ -194,9 +206,9 @@ def _print_pages(operator: Operator, letters: Iterator[DeadLetter]) -> int:
     return count
 
 
-def _table(letters: Iterable[DeadLetter]) -> Table:
+def _table(letters: Iterable[DeadLetter]) -> Listing:
     headers = ("number", "age", "queue", "actor", "tries", "reason", "exception")
-    return table(headers, map(_row, letters), right=("number", "age", "tries"))
+    return table(headers, map(_row, letters), right=("number", "age", "tries"), drop=("tries", "age", "actor"))
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:

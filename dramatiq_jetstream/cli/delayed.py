@@ -39,7 +39,9 @@ def list_delayed(operator: Operator, queues: tuple[str, ...], limit: int) -> int
         return 0
     rows = [_row(view) for view in found]
     if rows:
-        operator.output.show(table(("seq", "due", "in", "queue", "message", "call"), rows, right=("seq", "in")))
+        operator.output.show(
+            table(("seq", "due", "in", "queue", "message", "call"), rows, right=("seq", "in"), drop=("due", "message"))
+        )
     else:
         operator.say("Nothing is delayed.")
     return 0

@@ -110,7 +110,7 @@ def _print_findings(operator: Operator, found: Sequence[Finding]) -> None:
     rows = [
         (Text(finding.level, _STYLES[finding.level]), finding.check, finding.subject, finding.text) for finding in found
     ]
-    operator.output.show(table(("level", "check", "on", "found"), rows))
+    operator.output.show(table(("level", "check", "on", "found"), rows, drop=("check",), wrap="found"))
     advised = [finding for finding in found if finding.advice]
     if advised:
         operator.say("\nWhat to do:", "bold")

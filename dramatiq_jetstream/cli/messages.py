@@ -16,8 +16,9 @@ from ..admin import StoredView
 from ..dead_letters import DeadLetter
 from .command import command
 from .failures import USAGE, WRONG, Failure
+from .listing import printable
 from .operator import Operator
-from .output import age, arguments, body_fields, cut, moment, printable, table
+from .output import age, arguments, body_fields, cut, moment, table
 from .root import main
 from .values import ASSIGNMENT, DURATION, JSON
 
@@ -43,7 +44,9 @@ def peek(operator: Operator, queue: str, limit: int) -> int:
     if not rows:
         operator.say(f"Queue {queue!r} is empty.")
         return 0
-    operator.output.show(table(("seq", "state", "age", "message", "call"), map(_row, rows), right=("seq", "age")))
+    operator.output.show(
+        table(("seq", "state", "age", "message", "call"), map(_row, rows), right=("seq", "age"), drop=("age",))
+    )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +13,10 @@ from typing import Any
 import click
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from .failures import USAGE, Failure
+from .listing import Listing, printable
 
 #: The longest arguments, exception text and the like in a table.
 CUT = 60
@@ -35,6 +36,10 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A character that the terminal does not have is shown by its number.
+                stream.reconfigure(errors="backslashreplace")
         terminal = Console(file=sys.stdout, highlight=False)
         self.console = terminal if terminal.is_terminal else Console(file=sys.stdout, highlight=False, width=UNFOLDED)
         self.errors = Console(file=sys.stderr, highlight=False)
@@ -63,20 +68,24 @@ class Output:
         return Progress(*columns, console=self.errors, transient=True, disable=not self.errors.is_terminal)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> Table:
-    """A table without borders; text is shown as it is, and nothing in it can command the terminal."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for header in headers:
-        made.add_column(header, justify="right" if header in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(value if isinstance(value, Text) else Text(printable(value)) for value in row))
-    return made
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    wrap: str | None = None,
+) -> Listing:
+    """A table without borders; text is shown as it is, and nothing in it can command the terminal.
 
-
-def printable(value: object) -> str:
-    """Text in which every control character is shown instead of obeyed."""
-    text = "" if value is None else str(value)
-    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
+    Parameters:
+      headers(Sequence): The columns' names.
+      rows(Iterable): Their values.
+      right(Sequence): The columns that are aligned to the right.
+      drop(Sequence): The columns to leave out where the terminal is too narrow, the least important first.
+      wrap(str): The last column, if it holds sentences, which are wrapped and not cut.
+    """
+    return Listing(headers, rows, right=right, drop=drop, wrap=wrap)
 
 
 def cut(value: object, length: int = CUT) -> str:
@@ -101,7 +110,12 @@ def age(milliseconds: int | None) -> str:
 
 def moment(milliseconds: int | None) -> str:
     """A moment in local time, to the second."""
-    return "-" if not milliseconds else f"{datetime.fromtimestamp(milliseconds / 1000):%Y-%m-%d %H:%M:%S}"
+    if not milliseconds:
+        return "-"
+    try:
+        return f"{datetime.fromtimestamp(milliseconds / 1000):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError, OSError, TypeError):
+        return cut(f"{milliseconds} ms since 1970", 30)
 
 
 def arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

@@ -11,23 +11,26 @@ import click
 from dramatiq.common import current_millis
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from .. import admin
 from ..admin import QueueView
 from .command import command
+from .listing import Listing
 from .operator import Operator
 from .output import age, confirm, moment, table
 from .root import main
 from .values import DURATION
 
-COUNTS = ("ready", "running", "retrying", "delayed", "exhausted", "dead", "redelivered")
+COUNTS = ("ready", "running", "retrying", "overdue", "delayed", "exhausted", "dead", "redelivered")
 HEADERS = ("queue", *COUNTS, "oldest", "in/s", "out/s", "pulls", "active", "state")
 _RIGHT = tuple(header for header in HEADERS if header not in ("queue", "state"))
 
+#: What a narrow terminal leaves out, the least important first.
+_DROPPED = ("redelivered", "active", "out/s", "in/s", "exhausted", "state", "pulls", "oldest", "delayed")
+
 #: Counts that want somebody's attention unless they are 0.
-_ALARMING = {"exhausted": "red", "dead": "yellow"}
+_ALARMING = {"exhausted": "red", "dead": "yellow", "overdue": "red"}
 
 
 @command(
@@ -96,7 +99,7 @@ def resume(operator: Operator, queue: str) -> int:
 def purge(operator: Operator, queue: str, yes: bool) -> int:
     """Drop all messages of QUEUE for good, delayed ones too; its dead letters stay."""
     view = admin.view(operator.broker, operator.queue(queue))
-    amount = view.ready + view.running + view.retrying + view.delayed + view.exhausted
+    amount = view.ready + view.running + view.retrying + view.overdue + view.delayed + view.exhausted
     confirm(f"Drop {amount} messages of queue {queue!r}?", yes=yes)
     admin.purge(operator.broker, queue)
     if operator.output.as_json:
@@ -138,11 +141,11 @@ def _print(operator: Operator, views: Sequence[QueueView]) -> None:
         operator.say(f"There are no queues in the namespace {operator.broker.names.namespace!r}.")
 
 
-def _table(views: Sequence[QueueView]) -> Table:
+def _table(views: Sequence[QueueView]) -> Listing:
     rows = [_row(asdict(view), view.queue, _state(view)) for view in views]
     if len(views) > 1:
         rows.append([Text(str(cell), "bold") for cell in _row(admin.total(views), "all", "")])
-    return table(HEADERS, rows, right=_RIGHT)
+    return table(HEADERS, rows, right=_RIGHT, drop=_DROPPED)
 
 
 def _row(fields: dict[str, Any], name: str, state: str) -> list[object]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,12 +109,14 @@ class AttemptRecords:
         headers = found.headers or {}
         return self._read(headers, found.data) if ATTEMPT in headers else None
 
-    async def count_waiting(self, session: Session, stream: str, held: Sequence[StoredMessage]) -> int:
-        """How many of a stream's messages wait for a retry, to the second; at most 1,024 can be asked about."""
+    async def due_times(self, session: Session, stream: str, held: Sequence[StoredMessage]) -> list[int]:
+        """When each retry of a stream's messages is due, in UNIX milliseconds, to the second.
+
+        At most 1,024 messages can be asked about; those without a record are left out.
+        """
         subjects = [self._subject_of(stream, message.sequence, message.timestamp) for message in held]
         records = await reading.read_last(session, f"KV_{self.bucket}", subjects)
-        now = time.time_ns() // 1_000_000
-        return sum(_due(record) > now for record in records)
+        return [_due(record) for record in records]
 
     def _subject(self, delivery: Delivery) -> str:
         origin = delivery.origin

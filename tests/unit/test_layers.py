@@ -59,7 +59,18 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "backends": ("bucket",),
     "admin": ("nats_cli", "plan", "queues", "messages", "dead", "delays", "events", "roles", "doctor"),
     "cli": (
-        *("failures", "values", "contexts", "options", "output", "applications", "operator", "command", "root"),
+        *(
+            "failures",
+            "values",
+            "contexts",
+            "options",
+            "listing",
+            "output",
+            "applications",
+            "operator",
+            "command",
+            "root",
+        ),
         *("completion", "messages", "dead", "delayed", "diagnosis", "queues", "server", "setup"),
     ),
 }
