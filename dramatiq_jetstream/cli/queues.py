@@ -22,7 +22,7 @@ from .output import age, confirm, moment, table
 from .root import main
 from .values import DURATION
 
-COUNTS = ("ready", "running", "retrying", "overdue", "delayed", "exhausted", "dead", "redelivered")
+COUNTS = ("ready", "running", "retrying", "delayed", "exhausted", "dead", "redelivered", "overdue")
 HEADERS = ("queue", *COUNTS, "oldest", "in/s", "out/s", "pulls", "active", "state")
 _RIGHT = tuple(header for header in HEADERS if header not in ("queue", "state"))
 
