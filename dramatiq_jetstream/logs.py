@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
@@ -67,8 +65,8 @@ class _LineFilter(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.Lock()
-        self._seen: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
+        # Without a lock, which an exception thrown into a thread might leave taken: a count may be off by one.
+        self._seen: dict[Hashable, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         cause = getattr(record, CAUSE, None)
@@ -86,15 +84,14 @@ class _LineFilter(logging.Filter):
 
     def _is_due(self, key: Hashable, record: logging.LogRecord) -> bool:
         now = time.monotonic()
-        with self._lock:
-            since, count = self._seen.get(key, (now - INTERVAL, 0))
-            if now - since < INTERVAL:
-                self._seen[key] = since, count + 1
-                return False
-            self._seen[key] = now, 0
-            self._seen.move_to_end(key)
-            while len(self._seen) > MAX_CAUSES:
-                self._seen.popitem(last=False)
+        since, count = self._seen.get(key, (now - INTERVAL, 0))
+        if now - since < INTERVAL:
+            self._seen[key] = since, count + 1
+            return False
+        if len(self._seen) >= MAX_CAUSES:
+            recent = {cause: seen for cause, seen in list(self._seen.items()) if now - seen[0] < INTERVAL}
+            self._seen = recent if len(recent) < MAX_CAUSES else {}
+        self._seen[key] = now, 0
         if count:
             record.msg = f"{record.msg} ({count} more such lines since the last one)"
         return True

@@ -11,9 +11,9 @@ from dramatiq.errors import DecodeError
 from ..client import Session
 from ..deliveries import AttemptRecords, Delivery, JetStreamMessage
 from ..errors import ApiError
+from ..logs import get_logger
 from ..options import retry_limit
 from ..sending import Queue, publication
-from ..logs import get_logger
 from ..streams import Limits, Route, StoredMessage, reading
 from ..wire import EXPECTED_LAST_ID, EXPECTED_SEQUENCE, MSG_ID, STATE, Origin, Publication
 from .letter import Failure, Reason

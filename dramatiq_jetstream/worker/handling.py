@@ -176,7 +176,10 @@ class QueueHandling:
             except Exception as error:
                 # Raised on, it would end the shutdown, and with it what still runs.
                 self.logger.warning(
-                    "Message %s is back in its queue only after ack_wait: %s", delivery, described(error)
+                    "Message %s is back in its queue only after ack_wait: %s",
+                    delivery,
+                    described(error),
+                    extra=repeated(self._route.queue_name),
                 )
                 unreachable = error if isinstance(error, BrokerConnectionError) else None
                 delivery.drop()
@@ -260,7 +263,12 @@ class QueueHandling:
             or waited >= self._unknown_actor_grace
             or (bound and not is_deliverable(delivery))
         ):
-            self.logger.error("No worker knows the actor %r of message %s.", message.actor_name, delivery)
+            self.logger.error(
+                "No worker knows the actor %r of message %s.",
+                message.actor_name,
+                delivery,
+                extra=repeated(self._route.queue_name, message.actor_name),
+            )
             self._dead_letter(message, Reason.UNKNOWN_ACTOR, ActorNotFound(message.actor_name), ran=False)
             return
 

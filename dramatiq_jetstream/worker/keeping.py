@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dramatiq.common import compute_backoff
-from dramatiq.logging import get_logger
 
 from ..dead_letters import DeadLetterStore, Failure
 from ..deliveries import MAX_DELAY, ActorOptions, nak
 from ..errors import BrokerError, described
+from ..logs import get_logger
 from ..streams import Route
 from .redelivery import Redelivery, is_deliverable
 

@@ -18,7 +18,7 @@ from dramatiq.common import current_millis
 from ..client import Connection
 from ..deliveries import ACK, AttemptRecord, AttemptRecords, Bookkeeping, Delivery, JetStreamMessage, cut_text, nak
 from ..errors import DelayNotSupported, described
-from ..logs import get_logger, repeated
+from ..logs import get_logger
 from ..sending import due_at, publication
 from ..streams import Route
 from ..wire import STATE, PayloadFormat, Publication
