@@ -217,6 +217,8 @@ def examples(draw: Any) -> Example:
     return Example(b"\r\n".join(draw(HEADERS)), json.dumps(fields).encode(), padding, mark.encode())
 
 
+# The worker's threads use the module meanwhile; the strategies do not.
+@pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(st.lists(examples(), min_size=1, max_size=6))
 def test_whatever_arrives_ran_or_is_dead_or_is_queued_and_the_worker_goes_on(
