@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from dramatiq import Broker
+from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
 
 from ..errors import BatchFailed, DelayNotSupported, MessageTooLarge, UnsupportedMessage
@@ -15,9 +16,9 @@ from .delivery import JetStreamMessage
 HANDING_ON = (Retries, Pipelines, GroupCallbacks)
 
 #: Errors of a hook that another run of the actor would meet again: what is handed on is too large, cannot be
-#: written down, or asks for what its queue cannot do.
+#: written down, is for an actor that is not declared, or asks for what its queue cannot do.
 PERMANENT = (
-    *(MessageTooLarge, UnsupportedMessage, DelayNotSupported),
+    *(MessageTooLarge, UnsupportedMessage, DelayNotSupported, ActorNotFound),
     *(TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, AssertionError),
 )
 

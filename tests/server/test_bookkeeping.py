@@ -210,7 +210,9 @@ class Unwritable:
     pass
 
 
-@pytest.mark.parametrize("kind", ["large result", "unwritable result", "large callback", "large report"])
+@pytest.mark.parametrize(
+    "kind", ["large result", "unwritable result", "large callback", "large report", "unknown report"]
+)
 def test_what_follows_an_actor_and_can_never_be_enqueued_ends_it_after_one_run(
     nats_url: str, namespace: str, admin: Admin, kind: str
 ) -> None:
@@ -222,7 +224,7 @@ def test_what_follows_an_actor_and_can_never_be_enqueued_ends_it_after_one_run(
     @dramatiq.actor(broker=broker, max_retries=0, **QUICK)
     def parent(*args: Any) -> Any:
         runs.append("parent")
-        if kind == "large report":
+        if "report" in kind:
             raise RuntimeError("on purpose")
         return results.get(kind)
 
@@ -233,8 +235,8 @@ def test_what_follows_an_actor_and_can_never_be_enqueued_ends_it_after_one_run(
         members = group([parent.message()], broker=broker)
         members.add_completion_callback(child.message("x" * 1_000))
         members.run()
-    elif kind == "large report":
-        parent.send_with_options(args=("x" * 1_000,), on_retry_exhausted="child")
+    elif "report" in kind:
+        parent.send_with_options(args=("x" * 1_000,), on_retry_exhausted="child" if "large" in kind else "nobody")
     else:
         pipeline([parent.message(), child.message()], broker=broker).run()
     with run_worker(broker, threads=1):
