@@ -81,9 +81,9 @@ def test_message_without_retries_runs_though_the_record_of_its_return_is_lost(
 
 def take_back(consumer: Any) -> None:
     """Hand everything back that a consumer holds, as a worker does that ends."""
-    held = list(consumer.puller._held.values())
-    consumer._handling.give_back(held)
+    # First nothing more is pulled, or it would arrive here once more.
     consumer.close()
+    consumer._handling.give_back(list(consumer.puller._held.values()))
 
 
 def test_message_without_retries_that_was_handed_back_often_runs(broker: JetStreamBroker, admin: Admin) -> None:
