@@ -1,4 +1,4 @@
-"""The broker: it puts the other modules together and does nothing else."""
+"""The broker: it connects the other modules, and contains no logic of its own."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from .streams import (
 )
 from .worker import Consumers, JetStreamConsumer, QueueHandling, Redelivery, exit_if_ending
 
-#: Seconds for which messages must look exhausted before join believes it: a consumer's counts lag behind its
-#: stream's, and a message that has just been stored or moved looks exhausted meanwhile.
+#: Seconds for which messages must count as exhausted before join returns: a consumer's counts lag behind its
+#: stream's, so a message that was just stored or moved also counts as exhausted for a short time.
 SETTLING = 0.5
 
 
@@ -65,20 +65,24 @@ class JetStreamBroker(Broker):
         list.  Defaults to ``NATS_URL`` from the environment when the broker connects, then to
         ``nats://127.0.0.1:4222``.
       middleware(list[Middleware]): The middleware, as for every dramatiq broker.
-      namespace(str): What keeps applications that share a server apart.  Defaults to "dramatiq".
-      queues(Mapping[str, WorkQueue]): How single queues are kept.
-      declare(str): ``"auto"``, the default, makes missing streams and consumers when they are
-        first needed and checks existing ones; ``"never"`` makes nothing, and only asks how often
-        a worker's consumers deliver a message, if this user may (``$JS.API.CONSUMER.INFO``).
-      replicas(int): How many servers of a cluster keep each stream.  Defaults to 1.
-      domain(str): The JetStream domain, if the streams are in another one.
-      timeout(int): How many milliseconds a call waits for a server that is away, before it
-        raises.  Defaults to 10 seconds.
-      dead_message_ttl(int): For how many milliseconds dead letters are kept; 0 for ever.
-        Defaults to ``dramatiq_dead_message_ttl`` from the environment, then to 7 days.  An actor
-        or a message may have an option of this name.
-      unknown_actor_grace(int): For how many milliseconds a message waits for a worker that knows
-        its actor, before it is a dead letter.  Defaults to 5 minutes.
+      namespace(str): The prefix of all names on the server.  Applications that share a server
+        use different ones.  Defaults to "dramatiq".
+      queues(Mapping[str, WorkQueue]): The settings of individual queues, by queue name.  A queue
+        that is not listed has the defaults of :class:`WorkQueue`.
+      declare(str): ``"auto"``, the default, creates missing streams and consumers when they are
+        first needed and checks existing ones; ``"never"`` creates nothing, and only requests how
+        often a worker's consumers deliver a message, if this user is allowed to
+        (``$JS.API.CONSUMER.INFO``).
+      replicas(int): How many servers of a cluster store each stream.  Defaults to 1.
+      domain(str): The JetStream domain of the streams.  Defaults to the domain of the server
+        that the broker connects to.
+      timeout(int): The maximum time, in milliseconds, that a call waits for an unreachable server
+        before it raises.  Defaults to 10 seconds.
+      dead_message_ttl(int): The time, in milliseconds, for which dead letters are kept; 0 keeps
+        them for ever.  Defaults to ``dramatiq_dead_message_ttl`` from the environment, then to
+        7 days.  An actor or a message may have an option of this name.
+      unknown_actor_grace(int): The time, in milliseconds, for which a message waits for a worker
+        that declares its actor, before it becomes a dead letter.  Defaults to 5 minutes.
       **connect_options: Passed to ``nats.connect``, such as ``user_credentials``, ``nkeys_seed``,
         ``user`` and ``password``, ``token``, ``tls``, ``name`` or ``inbox_prefix``.
 
@@ -123,7 +127,7 @@ class JetStreamBroker(Broker):
         self.connection = Connection(self.settings)
         self._managed = declare == "auto"
         self._actor_options = ActorOptions(self)
-        #: What is remembered of attempts so far.
+        #: The records of earlier attempts.
         self.attempts = AttemptRecords(self.names, replicas)
         self._dead_letter_store = DeadLetterStore(
             self.connection,
@@ -158,7 +162,7 @@ class JetStreamBroker(Broker):
         return JetStreamConsumer
 
     def close(self) -> None:
-        """Hand back what was prefetched, and close the connection.  The next use opens another."""
+        """Return prefetched messages to the server and close the connection.  The next use opens a new one."""
         self._consumers.stop()
         self.connection.close()
         exit_if_ending()
@@ -172,9 +176,9 @@ class JetStreamBroker(Broker):
           timeout(int): The idle timeout in milliseconds.
 
         Raises:
-          QueueNotFound: If the queue was never declared, or is not on the server and may not be
-            made.
-          ConfigMismatch: If it is on the server with settings that do not fit.
+          QueueNotFound: If the queue was never declared, or its stream or consumer does not exist
+            on the server and may not be created.
+          ConfigMismatch: If it exists on the server with different settings.
           BrokerConnectionError: If the server cannot be reached.
 
         Returns:
@@ -187,10 +191,10 @@ class JetStreamBroker(Broker):
 
         Parameters:
           middleware(Middleware): The middleware.
-          **place: ``before`` or ``after`` which class of middleware, as for every dramatiq broker.
+          **place: ``before`` or ``after``: a class of middleware, as for every dramatiq broker.
 
         Raises:
-          ValueError: If one of its defaults is nothing that messages could be handled by.
+          ValueError: If one of its defaults is invalid.
         """
         check_middleware(middleware)
         super().add_middleware(middleware, **place)
@@ -202,8 +206,8 @@ class JetStreamBroker(Broker):
           actor(Actor): The actor being declared.
 
         Raises:
-          ValueError: If one of its options is nothing that its messages could be handled by: names
-            actor, option and what is allowed.
+          ValueError: If one of its options is invalid.  The text names the actor, the option and
+            the allowed values.
         """
         check_actor(actor.actor_name, actor.priority, actor.options)
         super().declare_actor(actor)
@@ -224,22 +228,22 @@ class JetStreamBroker(Broker):
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Enqueue a message.  When this returns, the stream has stored it.
 
-        Its queue need not be declared here: messages may be for another program's workers.  A worker
-        that enqueues to a queue does not begin to consume it.
+        The queue need not be declared in this process: another program's workers may consume it.
+        A worker that enqueues to a queue does not start to consume it.
 
         Parameters:
           message(Message): The message to enqueue.
           delay(int): The minimum amount of time, in milliseconds, to delay the message by.  The
-            server holds it back for as long as it takes.
+            server stores the message and delivers it when the delay has passed.
 
         Raises:
-          ValueError: If the delay or one of the message's options is nothing that it could be
-            handled by: names actor, option and what is allowed.
-          BrokerConnectionError: If the server does not confirm it within the timeout.
-          EnqueueRejected: If the stream does not take it, being full for example.
-          MessageTooLarge: If it exceeds what the stream or the server takes.
-          UnsupportedMessage: If the queue's payload format cannot express it.
-          DelayNotSupported: If its queue's stream holds no messages back.
+          ValueError: If the delay or one of the message's options is invalid.  The text names the
+            actor, the option and the allowed values.
+          BrokerConnectionError: If the server does not confirm the message within the timeout.
+          EnqueueRejected: If the stream refuses the message, for example because it is full.
+          MessageTooLarge: If the message is larger than the stream or the server accepts.
+          UnsupportedMessage: If the queue's payload format cannot express the message.
+          DelayNotSupported: If the queue's stream does not support delayed messages.
 
         Returns:
           Message: Either the original message or a copy of it.
@@ -254,19 +258,20 @@ class JetStreamBroker(Broker):
             raise
 
     def batch(self, *, atomic: bool = False) -> Batch:
-        """Enqueue many messages with one wait for all: whatever this thread, or task, enqueues inside a ``with`` block.
+        """Enqueue many messages and wait once for all: those this thread, or task, enqueues in a ``with`` block.
 
-        Messages go on their way at once; the end of the block waits until all are stored, and an
-        exception in the block does not call back those already sent.  The ``after_enqueue`` hooks
-        run once a message is stored.
+        Each message is sent at once.  The end of the block waits until all are stored.  An
+        exception in the block does not revoke messages that were already sent.  The
+        ``after_enqueue`` hooks of a message run when it is stored.
 
         Parameters:
           atomic(bool): Have the server store all messages or none, at the end of the block, and none
-            if the block raises.  They must go to one queue, and be 1,000 at most.
+            if the block raises.  All must go to one queue, and there may be at most 1,000.
+            Defaults to False.
 
         Raises:
-          BatchFailed: At the end of the block, if messages were not stored: it names them.
-          BatchUnconfirmed: If that is because the server did not answer; also a
+          BatchFailed: At the end of the block, if messages were not stored.  It lists them.
+          BatchUnconfirmed: If they are not confirmed because the server did not answer; also a
             BrokerConnectionError.
           ValueError: At the end of the block, if the server cannot store these messages together.
 
@@ -278,19 +283,20 @@ class JetStreamBroker(Broker):
     def enqueue_many(
         self, messages: Iterable[Message[Any]], *, delay: int | None = None, atomic: bool = False
     ) -> list[Message[Any]]:
-        """Enqueue many messages with one wait for all.  When this returns, the streams have stored them.
+        """Enqueue many messages and wait once for all.  When this returns, the streams have stored them.
 
-        A message that cannot be enqueued does not keep the others from it, unless all are to be
-        stored together.
+        If one message cannot be enqueued, the others still are, unless ``atomic`` is set.
 
         Parameters:
-          messages(Iterable[Message]): The messages, for whichever queues.
+          messages(Iterable[Message]): The messages.  They may go to different queues.
           delay(int): The minimum amount of time, in milliseconds, to delay each message by.
-          atomic(bool): Have the server store all messages or none, as :meth:`batch` says.
+            Defaults to no delay.
+          atomic(bool): Have the server store all messages or none, as in :meth:`batch`.  Defaults
+            to False.
 
         Raises:
-          BatchFailed: If messages were not stored: it names them, each with its reason.
-          BatchUnconfirmed: If that is because the server did not answer; also a
+          BatchFailed: If messages were not stored.  It lists each with its reason.
+          BatchUnconfirmed: If they are not confirmed because the server did not answer; also a
             BrokerConnectionError.
           ValueError: If the server cannot store these messages together.
 
@@ -330,7 +336,8 @@ class JetStreamBroker(Broker):
           queue_name(str): The queue whose message counts to get.
 
         Returns:
-          tuple: How many wait for a worker, how many are delayed, and how many are dead letters.
+          tuple[int, int, int]: The number of messages that wait for a worker, of delayed messages
+          and of dead letters.
         """
         queue = self._declared(queue_name)
         counts = self.connection.call(lambda session: count(session, queue.route))
@@ -363,12 +370,12 @@ class JetStreamBroker(Broker):
             time.sleep(interval / 1000)
 
     def setup(self) -> None:
-        """Make the streams and consumers of every declared queue now, or check those that exist; and
-        what their workers need besides: the streams of dead letters and of advisories, and the
-        attempts' records.
+        """Create the streams and consumers of every declared queue now, and check those that exist.  Also
+        create what their workers need: the streams of dead letters, of advisories and of attempt
+        records.
 
         Raises:
-          ConfigMismatch: If one exists with settings that do not fit.
+          ConfigMismatch: If one exists with different settings.
           BrokerConnectionError: If the server cannot be reached.
         """
         for queue in self._declared_queues():
@@ -379,10 +386,12 @@ class JetStreamBroker(Broker):
         self.connection.call(self._dead_letter_store.ensure)
 
     def requirements(self) -> list[Requirement]:
-        """Everything that :meth:`setup` and the workers of the declared queues make on the server.
+        """Everything that :meth:`setup` and the workers of the declared queues create on the server.
+
+        Does no I/O.
 
         Returns:
-          list[Requirement]: Each stream and consumer, those of the queues first; nothing is asked of the server.
+          list[Requirement]: Each stream and consumer, those of the queues first.
         """
         queues = self._declared_queues()
         requirements = [
@@ -396,7 +405,7 @@ class JetStreamBroker(Broker):
         return [*requirements, helper_requirement(dead_letter_config(self.names, replicas), "dead letters")]
 
     def queue(self, queue_name: str) -> Queue:
-        """A declared queue: its place on the server, and how its messages are written.
+        """Get a declared queue: its stream, subject and consumer on the server, and its payload format.
 
         Raises:
           QueueNotFound: If the given queue was never declared.
@@ -413,13 +422,14 @@ class JetStreamBroker(Broker):
           BrokerConnectionError: If the server cannot be reached.
 
         Returns:
-          bool: Whether that was in time; False if it is already in its queue, or was never delayed.
+          bool: Whether the message was cancelled; False if it is already in its queue, or was never
+          delayed.
         """
         queue = self._queue(message.queue_name)
         return self.connection.call(partial(scheduled.cancel, route=queue.route, message_id=message.message_id))
 
     def delayed(self, queue_name: str) -> Iterator[DelayedMessage]:
-        """Go through the messages of a queue that the server still holds back, a page at a time.
+        """Iterate over the delayed messages of a queue.  They are read from the server in pages.
 
         Parameters:
           queue_name(str): The queue.
@@ -430,8 +440,8 @@ class JetStreamBroker(Broker):
 
         Returns:
           Iterator[DelayedMessage]: Each message with the UNIX time in milliseconds at which it is
-          due, in the order they were sent.  Somebody else's may have a schedule that names no
-          time, or none, and no time then.
+          due, in the order they were sent.  The time is None for a message of another program
+          whose schedule is missing or contains no time.
         """
         queue = self._declared(queue_name)
         return scheduled.waiting(self.connection, queue.route, queue.payload)
@@ -446,7 +456,7 @@ class JetStreamBroker(Broker):
           body(bytes): The message.
 
         Raises:
-          ValueError: If the subject is none that can be published to.
+          ValueError: If the subject cannot be published to.
           BrokerConnectionError: If the server cannot be reached.
         """
         self.connection.session().post(subject, body)
@@ -456,13 +466,13 @@ class JetStreamBroker(Broker):
 
         Parameters:
           subject(str): The subject, which may have wildcards.
-          callback(Callable): Takes the message's subject and body; it must not block.
+          callback(Callable): Called with the message's subject and body; it must not block.
 
         Raises:
           BrokerConnectionError: If the server cannot be reached.
 
         Returns:
-          Subscription: To be closed when done; a context manager.
+          Subscription: A context manager; close it to end the subscription.
         """
         return self.connection.session().listen(subject, callback)
 
@@ -496,7 +506,7 @@ class JetStreamBroker(Broker):
         self.emit_before("enqueue", message, delay)
         outgoing = publication(queue.route, queue.payload, message, due)
         if parent is not None and parent.succeeded:
-            # Should the parent come again, for its acknowledgement got lost, this is stored already.
+            # If the parent's acknowledgement is lost, it runs again; under this name, the copy is not stored twice.
             outgoing = outgoing.named(parent.name_successor(message.message_id))
         batch = Batch.of(self.connection)
         if batch is not None:
@@ -510,24 +520,24 @@ class JetStreamBroker(Broker):
         self.emit_after("enqueue", message, delay)
 
     def _retry(self, message: JetStreamMessage, delay: int | None) -> Message[Any]:
-        """Note that a message in flight shall be delivered again; its answer is the retry."""
+        """Note that the message being processed is retried; its acknowledgement then requests the redelivery."""
         self.emit_before("enqueue", message, delay)
         message.retry_delay = milliseconds(delay or 0)
         if message.retry_delay is None:
             message.retry_delay = DEFAULT_MIN_BACKOFF
             self.logger.error(
-                "Actor %r asks to retry message %r after %r, which is no number of milliseconds: retried in %d ms.",
+                "Actor %r: the retry delay of message %r, %r, is not a number of milliseconds; retried in %d ms.",
                 message.actor_name,
                 message.message_id,
                 delay,
                 DEFAULT_MIN_BACKOFF,
             )
         self.emit_after("enqueue", message, delay)
-        # As dramatiq does when it is given a proxy: what it was given comes back.
+        # dramatiq also returns the proxy when it is given one.
         return cast("Message[Any]", message)
 
     def _queue(self, queue_name: str) -> Queue:
-        """A queue that need not be declared: dramatiq's workers consume what is."""
+        """A queue, declared or not; dramatiq's workers consume only declared queues."""
         queue = self._queues.get(queue_name)
         if queue is None:
             queue_name = q_name(queue_name)
@@ -546,7 +556,7 @@ class JetStreamBroker(Broker):
             raise QueueNotFound(queue_name) from None
 
     def _hook_failed(self, error: Exception) -> None:
-        """Note that a hook could not hand its work on; its message comes back."""
+        """Note that an after-actor hook could not enqueue its message; the current message is redelivered."""
         if after_actor_hooks.message is not None:
             after_actor_hooks.message.hook_error = error
 

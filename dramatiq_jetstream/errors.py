@@ -1,4 +1,4 @@
-"""The exceptions of this package, each under one of dramatiq's own."""
+"""The exceptions of this package, each a subclass of one of dramatiq's."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ MAX_LISTED = 5
 def text_of(error: BaseException) -> str:
     """An exception's text, whatever its ``__str__`` does."""
     try:
-        # Joined, a text of a class of its own becomes a plain one.
+        # The join turns an instance of a subclass of str into a plain str.
         return "".join((str(error), ""))
     except BaseException as failure:
-        # An application's code: what it raises here must not end the thread that asks.
+        # This is the application's code: its exceptions must not end the calling thread.
         return f"<its text cannot be had: {type(failure).__name__}>"
 
 
@@ -83,11 +83,11 @@ class ServerUnreachable(JetStreamError, ConnectionFailed):
 
 
 class AuthenticationFailed(JetStreamError, ConnectionFailed):
-    """Raised when the server refuses the credentials, or TLS cannot be agreed on."""
+    """Raised when the server refuses the credentials, or the TLS handshake fails."""
 
 
 class UnsupportedServer(JetStreamError, ConnectionFailed):
-    """Raised when the server is too old or has JetStream switched off."""
+    """Raised when the server is too old or JetStream is disabled."""
 
 
 class PermissionDenied(JetStreamError, BrokerConnectionError):
@@ -106,13 +106,13 @@ class ApiError(JetStreamError, BrokerError):
     """Raised when the server answers a request with an error that has no class of its own.
 
     Parameters:
-      what(str): What was asked of the server.
+      what(str): What was requested.
       code(int): The server's HTTP-like status.
-      err_code(int): The server's own error number.
+      err_code(int): The server's error number.
       description(str): The server's text.
     """
 
-    #: Whether it was asked more than once, so that an earlier copy may have been carried out.
+    #: Whether the request was sent more than once; an earlier copy may have been carried out.
     repeated = False
 
     def __init__(self, what: str, code: int, err_code: int, description: str) -> None:
@@ -127,16 +127,16 @@ class UnexpectedAnswer(JetStreamError, BrokerError):
 
 
 class StreamNotFound(JetStreamError, QueueNotFound):
-    """Raised when a queue's stream does not exist and may not be made."""
+    """Raised when a queue's stream does not exist and may not be created."""
 
-    #: Whether JetStream says so; otherwise nobody listens on its subject, as happens without a leader.
+    #: Whether JetStream reports it; otherwise the subject has no responder, as during a leader election.
     confirmed = False
-    #: Whether it was asked more than once, so that an earlier copy may be stored.
+    #: Whether the message was sent more than once; an earlier copy may be stored.
     repeated = False
 
 
 class ConsumerNotFound(JetStreamError, QueueNotFound):
-    """Raised when a queue's durable consumer does not exist and may not be made."""
+    """Raised when a queue's durable consumer does not exist and may not be created."""
 
 
 class EnqueueRejected(JetStreamError, BrokerError):
@@ -144,7 +144,7 @@ class EnqueueRejected(JetStreamError, BrokerError):
 
 
 class MessageTooLarge(EnqueueRejected):
-    """Raised when a message exceeds what the queue's stream or the server takes."""
+    """Raised when a message is larger than the queue's stream or the server accepts."""
 
 
 class UnsupportedMessage(JetStreamError, BrokerError):
@@ -152,7 +152,7 @@ class UnsupportedMessage(JetStreamError, BrokerError):
 
 
 class DelayNotSupported(JetStreamError, BrokerError):
-    """Raised when a delay is asked of a stream that does not allow message schedules."""
+    """Raised when a message with a delay is sent to a stream that does not allow message schedules."""
 
 
 class BatchFailure(NamedTuple):
@@ -160,7 +160,7 @@ class BatchFailure(NamedTuple):
 
     Parameters:
       message(Message): The message.
-      error(Exception): What enqueueing it alone would have raised.
+      error(Exception): The error that enqueueing it alone would have raised.
     """
 
     message: Message[Any]
@@ -171,12 +171,12 @@ class BatchFailure(NamedTuple):
 
 
 class BatchFailed(JetStreamError, BrokerError):
-    """Raised at the end of a batch some of whose messages were not stored.  The others are.
+    """Raised at the end of a batch if some of its messages were not stored.  The others are stored.
 
     Parameters:
       failures(Sequence[BatchFailure]): Each message that was not stored, and why.
       total(int): How many messages the batch had.
-      again(Callable): Enqueues them once more.
+      again(Callable): Enqueues the failed messages again.
     """
 
     def __init__(self, failures: Sequence[BatchFailure], total: int, again: Callable[[], list[Message[Any]]]) -> None:
@@ -188,10 +188,10 @@ class BatchFailed(JetStreamError, BrokerError):
         super().__init__(f"{len(failures)} of {total} messages of a batch were not enqueued:{listed}{more}")
 
     def retry(self) -> list[Message[Any]]:
-        """Enqueue the failed messages once more.
+        """Enqueue the failed messages again.
 
-        They keep their message ids, so that what the server stored without our hearing of it is not
-        stored twice, provided that this happens within the queue's duplicate window.
+        They keep their message ids.  A message whose confirmation was lost is therefore not stored
+        twice, provided that this is called within the queue's duplicate window.
 
         Raises:
           BatchFailed: If some fail again.
@@ -203,16 +203,16 @@ class BatchFailed(JetStreamError, BrokerError):
 
 
 class BatchUnconfirmed(BatchFailed, BrokerConnectionError):
-    """Raised at the end of a batch if all that failed, failed for want of an answer: it may or may not be stored."""
+    """Raised at the end of a batch if the failed messages got no answer: each may or may not be stored."""
 
 
 class Difference(NamedTuple):
-    """One setting that is not on the server as it is declared.
+    """One setting whose value on the server differs from the declared one.
 
     Parameters:
       field(str): The setting's name in the server's configuration.
       expected(object): What was declared.
-      found(object): What the server has.
+      found(object): The value on the server.
     """
 
     field: str
@@ -224,11 +224,11 @@ class Difference(NamedTuple):
 
 
 class ConfigMismatch(JetStreamError, BrokerError):
-    """Raised when a stream or consumer exists with settings that do not fit the declared ones.
+    """Raised when a stream or consumer exists with settings other than the declared ones.
 
     Parameters:
-      what(str): The stream or consumer, as a person would name it.
-      differences(Sequence[Difference]): Each setting that does not fit.
+      what(str): A readable name of the stream or consumer.
+      differences(Sequence[Difference]): Each setting that differs.
       advice(str): What to do about it.
     """
 

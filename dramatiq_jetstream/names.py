@@ -1,4 +1,4 @@
-"""From the names of queues, actors and keys to the server's names, without collisions."""
+"""Maps the names of queues, actors and keys to names on the server, without collisions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-#: Longest escaped name that is used as it is.  The server takes stream names up to 255 bytes, and
-#: makes a folder of each, so two of them and a prefix must fit.
+#: Maximum length of an escaped name that is not shortened.  The server accepts stream names of up to
+#: 255 bytes and creates a folder for each, so two of them and a prefix must fit.
 MAX_TOKEN = 100
 
 #: Names that the server's own streams begin with ("KV_<bucket>", "OBJ_<bucket>").
@@ -55,7 +55,7 @@ def _escape(name: str, special: re.Pattern[bytes]) -> str:
 
 
 def unescape(token: str) -> str | None:
-    """The text that :func:`escape` made a token of; None if it was cut."""
+    """The text that :func:`escape` turned into a token; None if it was cut."""
     if "==" in token:
         return None
     raw = _ESCAPED.sub(lambda match: bytes.fromhex(match[1].decode()), token.encode())
@@ -63,7 +63,7 @@ def unescape(token: str) -> str | None:
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Whether everything that matches a subject, wildcards and all, matches a pattern."""
+    """Whether everything that matches a subject, which may have wildcards, matches a pattern."""
     wide, narrow = pattern.split("."), subject.split(".")
     for position, token in enumerate(wide):
         if token == ">":
@@ -80,7 +80,7 @@ class Names:
     """The server's names for everything in one namespace.
 
     Parameters:
-      namespace(str): What keeps applications that share a server apart.
+      namespace(str): The prefix of the names.  Applications that share a server use different ones.
     """
 
     namespace: str = "dramatiq"
@@ -102,8 +102,8 @@ class Names:
     def consumer(self) -> str:
         """The durable consumer of each queue's stream.
 
-        It bears the namespace's name, so that one wildcard captures the advisories of all of
-        them, and only of them.
+        It has the namespace's name, so that one wildcard subject captures the advisories of all
+        these consumers and of no others.
         """
         return self.prefix
 
@@ -114,17 +114,17 @@ class Names:
 
     @property
     def advisories(self) -> str:
-        """The stream that captures the advisories about messages of our streams out of attempts."""
+        """The stream of advisories about messages without attempts left, in streams owned by this package."""
         return f"{self.prefix}-advisories"
 
     def advisories_of(self, queue_name: str) -> str:
-        """The stream that does so for a queue in a stream of somebody else."""
+        """The stream of these advisories for a queue whose stream is owned by others."""
         return f"{self.prefix}-advisories-{escape(queue_name)}"
 
     def bucket(self, purpose: str) -> str:
         """The KV bucket for a purpose, such as ``results``.
 
-        Clients refuse a bucket's name with ``=`` in it; ``_`` is free in here.
+        Clients refuse bucket names that contain ``=``; ``_`` does not occur in the prefix.
         """
         return f"{self.prefix.replace('=', '_')}-{purpose}"
 
@@ -133,16 +133,16 @@ class Names:
         return f"{self.prefix}_{escape(queue_name)}"
 
     def queue_name(self, stream: str) -> str | None:
-        """The queue of a stream of ours; None if it is none, or its name was too long to be kept whole."""
+        """The queue of a stream; None if the stream is owned by others, or the queue's name was shortened."""
         prefix, token = f"{self.prefix}_", stream[len(self.prefix) + 1 :]
         return unescape(token) if stream.startswith(prefix) and token else None
 
     def work_subject(self, queue_name: str, actor_name: str | None = None) -> str:
-        """The subject of messages that may be delivered; of all actors if none is given."""
+        """The subject of messages ready for delivery; a wildcard for all actors if none is given."""
         return f"{self.prefix}.work.{escape(queue_name)}.{_token(actor_name)}"
 
     def delayed_subject(self, queue_name: str, message_id: str | None = None, nonce: str | None = None) -> str:
-        """The subject of a message that the server still holds back."""
+        """The subject of a delayed message."""
         return f"{self.prefix}.delayed.{escape(queue_name)}.{_token(message_id)}.{_token(nonce)}"
 
     def dead_subject(self, queue_name: str | None = None, actor_name: str | None = None) -> str:
@@ -151,5 +151,5 @@ class Names:
 
 
 def _token(name: str | None) -> str:
-    """Escape a name that came from outside; none at all is the wildcard."""
+    """Escape a name from outside; None becomes the wildcard."""
     return "*" if name is None else escape(name) if name else "="

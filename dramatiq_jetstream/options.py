@@ -1,7 +1,7 @@
-"""What the options of actors, messages and middleware may say.
+"""The allowed values of the options of actors, messages and middleware.
 
-dramatiq's middleware computes with them only while a message runs, or after it failed; what it would fail on then is
-refused where it is declared or sent.  What it can compute with means here what it means there.
+dramatiq's middleware reads options only while a message runs or after it failed.  Values on which it would fail are
+refused earlier, when they are declared or sent.  All other values have the same meaning as in dramatiq.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, NamedTuple, TypeGuard
 #: The longest time in milliseconds, a hundred years: the server counts nanoseconds since 1970 in 64 bits.
 LONGEST = 36_525 * 86_400_000
 
-#: From so many retries on there is no limit.
+#: This number of retries or more counts as no limit.
 UNLIMITED = 2**31
 
 _ATTRIBUTES = ("max_retries", "min_backoff", "max_backoff", "retry_when", "time_limit", "max_age")
 
 
 class Rule(NamedTuple):
-    """What an option may be.
+    """The allowed values of an option.
 
     Parameters:
-      allowed(str): The same in words.
-      accepts(Callable): Whether a value is one of these.
-      plain(Callable): The value as it is sent; whole numbers, which every reader of messages takes.
+      allowed(str): A description of the allowed values, for error texts.
+      accepts(Callable): Whether a value is allowed.
+      plain(Callable): The value as it is sent: an integer instead of a float, which every consumer can read.
     """
 
     allowed: str
@@ -40,7 +40,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def milliseconds(value: Any) -> int | None:
-    """A time as whole milliseconds from 0 to a hundred years; None if it is no time."""
+    """A time as integer milliseconds from 0 to a hundred years; None if the value is not a time."""
     if isinstance(value, timedelta):
         value = value.total_seconds() * 1000
     if not is_number(value):
@@ -104,7 +104,7 @@ _RULES: dict[str, Rule] = {
     "on_failure": _NAME,
 }
 
-#: What only messages have; a retry_when of theirs is not read.
+#: The options of messages; dramatiq does not read a retry_when of a message.
 _MESSAGE_RULES = {name: rule for name, rule in _RULES.items() if name != "retry_when"} | {
     "retries": Rule("a whole number", lambda value: isinstance(value, int) and abs(value) <= 2**63),
     "pipe_target": Rule("a message as a dictionary", lambda value: isinstance(value, dict)),
@@ -113,7 +113,7 @@ _MESSAGE_RULES = {name: rule for name, rule in _RULES.items() if name != "retry_
 
 
 def check_actor(name: str, priority: Any, options: Mapping[str, Any]) -> None:
-    """Refuse what dramatiq's middleware, or its worker's queue, would trip over.
+    """Refuse options and priorities on which dramatiq's middleware or its work queue would fail.
 
     Parameters:
       name(str): The actor's name.
@@ -121,7 +121,7 @@ def check_actor(name: str, priority: Any, options: Mapping[str, Any]) -> None:
       options(Mapping): Its options.
 
     Raises:
-      ValueError: If an option is none that can be followed: names actor, option and what is allowed.
+      ValueError: If an option is invalid.  The text names the actor, the option and the allowed values.
     """
     if not is_number(priority):
         raise ValueError(_sentence(f"actor {name!r}", "priority", "a number", priority))
@@ -130,25 +130,25 @@ def check_actor(name: str, priority: Any, options: Mapping[str, Any]) -> None:
 
 
 def check_middleware(middleware: object) -> None:
-    """Refuse defaults that a middleware of dramatiq would trip over.  Raises ValueError."""
+    """Raise ValueError for defaults on which a middleware of dramatiq would fail."""
     for option in _ATTRIBUTES:
         if hasattr(middleware, option):
             _check(f"middleware {type(middleware).__name__}", option, _RULES[option], getattr(middleware, option))
 
 
 def check_message(actor_name: str, options: Mapping[str, Any], delay: Any) -> dict[str, Any]:
-    """Judge what a message is sent with, and what follows it in a pipeline or after a group.
+    """Check the options and delay of a message, and of messages that follow it in a pipeline or after a group.
 
     Parameters:
-      actor_name(str): Whom the message is for.
+      actor_name(str): The actor that the message is for.
       options(Mapping): Its options.
-      delay(int): The milliseconds it is delayed by, or None.
+      delay(int): The delay in milliseconds, or None.
 
     Raises:
-      ValueError: If one of them is none that can be followed: names actor, option and what is allowed.
+      ValueError: If one of them is invalid.  The text names the actor, the option and the allowed values.
 
     Returns:
-      dict[str, Any]: The options that are sent in a plainer form.
+      dict[str, Any]: The options whose values are converted before sending.
     """
     _check_delay(actor_name, delay)
     if not options:
@@ -168,7 +168,7 @@ def _check_delay(actor_name: str, delay: Any) -> None:
 
 
 def _judged(actor_name: str, options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The options that there are rules for.  None says nothing, so it does no harm."""
+    """The checked options that have a rule.  None counts as not set, so it is always allowed."""
     for option in _MESSAGE_RULES.keys() & options.keys():
         value = options[option]
         if value is not None:
@@ -177,7 +177,7 @@ def _judged(actor_name: str, options: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 
 def _following(options: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The actors and options of messages that others bring with them, each once."""
+    """The actors and options of messages contained in other messages' options, each once."""
     pending, seen = [options], set[int]()
     while pending:
         outer = pending.pop()
@@ -202,5 +202,5 @@ def _shown(value: Any) -> str:
     try:
         return f"{value!r:.80}"
     except Exception:
-        # Integers of thousands of digits are not shown, and a __repr__ may raise.
+        # The repr of an integer with thousands of digits raises, and so may a custom __repr__.
         return f"a value of type {type(value).__name__}"

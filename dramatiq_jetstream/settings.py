@@ -17,29 +17,29 @@ Declare = Literal["auto", "never"]
 DeadLetterMode = Literal["move", "keep"]
 Discard = Literal["old", "new"]
 
-#: How long the server waits for an acknowledgement, or a sign of progress, before it delivers a
-#: message again.  The walkthrough's and the server's own default.
+#: How long the server waits for an acknowledgement or a progress report before it delivers a
+#: message again, in milliseconds.  This is also the server's default.
 DEFAULT_ACK_WAIT = 30_000
 
-#: How long the server remembers message ids, so that a repeated publish is stored once.  The
-#: server's default; it keeps every id of the window in memory.
+#: How long the server remembers message ids, in milliseconds, so that a repeated publish is stored
+#: once.  The server's default; it keeps every id of the window in memory.
 DEFAULT_DUPLICATE_WINDOW = 120_000
 
-#: How long a call waits for a server that is away.  Twice what a cluster takes to elect a leader.
+#: How long a call waits for an unreachable server, in milliseconds: twice what a leader election takes.
 DEFAULT_TIMEOUT = 10_000
 
-#: How long dead letters are kept: dramatiq's default for RabbitMQ and Redis.
+#: How long dead letters are kept, in milliseconds: dramatiq's default for RabbitMQ and Redis.
 DEFAULT_DEAD_MESSAGE_TTL = 86_400_000 * 7
 
-#: dramatiq's own variable for it, read by its RabbitmqBroker.
+#: The environment variable for it; dramatiq's RabbitmqBroker reads the same one.
 DEAD_MESSAGE_TTL_VARIABLE = "dramatiq_dead_message_ttl"
 
-#: How long a message waits for a worker that knows its actor.
+#: How long a message waits for a worker that declares its actor, in milliseconds.
 DEFAULT_UNKNOWN_ACTOR_GRACE = 300_000
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 
-#: The largest counts that the server reads, and what has no limit here.
+#: The largest values that the server accepts; None if there is no limit here.
 _MOST = {
     "max_deliver": None,
     "max_msg_size": 2**31 - 1,
@@ -48,7 +48,7 @@ _MOST = {
     "replicas": 2**31 - 1,
 }
 
-#: What the server takes for the name of a stream or a durable consumer.
+#: What the server accepts as the name of a stream or a durable consumer.
 _NAME = re.compile(r"[^\s.*>/\\]{1,255}")
 _SPACE = re.compile(r"\s")
 
@@ -57,35 +57,38 @@ _SPACE = re.compile(r"\s")
 class WorkQueue:
     """How a dramatiq queue is kept on the server.
 
-    Without ``stream`` it tunes a queue of this package's own.  With ``stream``, ``subject`` and
-    ``consumer`` it binds the queue to a stream and a durable consumer that somebody else owns;
-    there, what is left at ``None`` is neither demanded of the server nor changed.
+    Without ``stream``, this package creates and owns the queue's stream.  With ``stream``,
+    ``subject`` and ``consumer``, the queue is bound to a stream and a durable consumer owned by
+    others; settings left at ``None`` are then neither checked on the server nor changed.
 
     Parameters:
-      stream(str): The stream to bind to.  Defaults to a stream of our own.
+      stream(str): The stream to bind to.  Defaults to a stream owned by this package.
       subject(str): The subject of this queue's messages in that stream.
       consumer(str): The durable consumer that delivers them.
-      stream_subjects(Sequence[str]): What the stream listens on, should it have to be made.
+      stream_subjects(Sequence[str]): The subjects of the stream, used if it has to be created.
         Defaults to the queue's subject.
-      payload(str): ``"dramatiq"`` for dramatiq's own encoding, the default of our own streams;
-        ``"json"`` for one plain JSON object, the actor's keyword arguments, the default of others.
+      payload(str): ``"dramatiq"`` for dramatiq's own encoding, the default in streams owned by
+        this package; ``"json"`` for one plain JSON object, the actor's keyword arguments, the
+        default in streams owned by others.
       actor(str): The actor of messages that do not name one.  Defaults to the only actor declared
         on the queue.
-      ack_wait(int): After how many milliseconds without a sign of life a message is delivered
-        again.  Workers renew it while they hold a message.  Defaults to 30 seconds.
-      max_deliver(int): How many times a message is delivered at most.  Defaults, in our own
-        streams, to one more than the largest ``max_retries`` of the queue's actors.
+      ack_wait(int): The time, in milliseconds, without an acknowledgement or a progress report
+        after which a message is delivered again.  Workers report progress while they hold a
+        message.  Defaults to 30 seconds.
+      max_deliver(int): How many times a message is delivered at most.  Defaults, in streams owned
+        by this package, to one more than the largest ``max_retries`` of the queue's actors.
       max_msg_size(int): The largest message in bytes, headers included.  Unlimited by default.
       max_msgs(int): How many messages the stream holds at most.  Unlimited by default.
       max_bytes(int): How many bytes the stream holds at most.  Unlimited by default.
       discard(str): What a full stream does: ``"new"`` refuses new messages, ``"old"`` drops the
-        oldest.  Defaults to ``"old"``, which a limited stream of our own does not accept.
-      duplicate_window(int): For how many milliseconds the server remembers message ids.
+        oldest.  Defaults to ``"old"``, which a limited stream owned by this package does not
+        accept.
+      duplicate_window(int): The time, in milliseconds, for which the server remembers message ids.
         Defaults to 2 minutes.
-      replicas(int): How many servers of a cluster keep the stream.  Defaults to the broker's.
-      dead_letters(str): ``"move"`` takes a message that cannot be handled to the dead-letter
-        stream, the default of our own streams; ``"keep"`` leaves it where it is, out of attempts,
-        the default of others.
+      replicas(int): How many servers of a cluster store the stream.  Defaults to the broker's.
+      dead_letters(str): ``"move"`` moves a message that cannot be handled to the dead-letter
+        stream, the default in streams owned by this package; ``"keep"`` leaves it in its stream
+        without further attempts, the default in streams owned by others.
       confirm_acks(bool): Wait for the server to confirm each acknowledgement.  Defaults to False.
 
     Raises:
@@ -156,7 +159,7 @@ class WorkQueue:
 
     @property
     def bound(self) -> bool:
-        """Whether the stream is somebody else's."""
+        """Whether the stream is owned by others."""
         return self.stream is not None
 
     @property
@@ -180,7 +183,7 @@ class WorkQueue:
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerSettings:
-    """What a broker was told, checked once.  See :class:`JetStreamBroker` for each parameter."""
+    """The settings of a broker, checked once.  See :class:`JetStreamBroker` for each parameter."""
 
     url: str | Sequence[str] | None = None
     namespace: str = "dramatiq"
@@ -210,13 +213,13 @@ class BrokerSettings:
 
     @classmethod
     def of(cls, url: str | Sequence[str] | None, options: Mapping[str, Any]) -> BrokerSettings:
-        """Settings of a connection, where what is not a setting of ours goes to ``nats.connect``."""
+        """Settings of a connection; options that are not the broker's are passed to ``nats.connect``."""
         ours = {name: options[name] for name in ("declare", "replicas", "domain", "timeout") if name in options}
         rest = {name: value for name, value in options.items() if name not in ours}
         return cls(url=url, connect_options=rest, **ours)
 
     def queue(self, queue_name: str) -> WorkQueue:
-        """The settings of a queue; those of an ordinary one if it has none of its own."""
+        """The settings of a queue, or the defaults if none are given for it."""
         return self.queues.get(queue_name) or WorkQueue()
 
     def __repr__(self) -> str:
@@ -229,7 +232,7 @@ class BrokerSettings:
         """The servers; ``NATS_URL`` is read now, not at import.
 
         Raises:
-          ValueError: If one of the addresses is not a server's.
+          ValueError: If one of the addresses is invalid.
         """
         return parse_addresses(self.url or os.environ.get("NATS_URL") or DEFAULT_URL)
 
@@ -238,7 +241,7 @@ class BrokerSettings:
         return [str(address) for address in self.addresses()]
 
     def dead_letter_ttl(self) -> int:
-        """The milliseconds to keep dead letters; 0 for ever.  dramatiq's environment variable is honoured."""
+        """The time to keep dead letters, in milliseconds; 0 for ever.  Reads dramatiq's environment variable."""
         if self.dead_message_ttl is not None:
             return self.dead_message_ttl
         given = os.environ.get(DEAD_MESSAGE_TTL_VARIABLE, str(DEFAULT_DEAD_MESSAGE_TTL))
@@ -252,7 +255,7 @@ def _is_text_or_texts(url: object) -> bool:
 
 
 def _without_texts(url: object) -> object:
-    """What may be shown of something that is no address: texts may hold a password."""
+    """What may be shown of an invalid address: strings may contain a password."""
     if isinstance(url, (list, tuple)):
         return ["…" if isinstance(part, str) else part for part in url]
     return url if isinstance(url, (str, int)) else type(url).__name__

@@ -1,4 +1,4 @@
-"""What is refused before it reaches dramatiq's threads, which it would end."""
+"""Checks that refuse messages which would end dramatiq's threads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from dramatiq import Actor
 
-#: How deeply lists and objects may be nested.  dramatiq's threads log what they run, and Python's
-#: recursion limit, met there, ends the thread.  A pipeline takes two levels for each step.
+#: The maximum nesting of lists and objects.  dramatiq's threads log their messages; if that reaches
+#: Python's recursion limit, the thread ends.  Each step of a pipeline takes two levels.
 MAX_NESTING = 500
 
 _NESTING = (dict, list, tuple)
@@ -28,7 +28,7 @@ _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "dead_message_ttl": (int,),
 }
 
-#: Options of which infinity is a value.
+#: Options that may be infinite.
 _UNBOUNDED = frozenset({"max_age", "time_limit"})
 
 
@@ -44,7 +44,7 @@ _FIELD_TYPES: tuple[tuple[str, tuple[type, ...]], ...] = (
 
 
 def check_fields(fields: Any) -> None:
-    """Refuse what would pass dramatiq's decoder and then fail in its threads."""
+    """Refuse fields that dramatiq's decoder accepts but its threads fail on."""
     if not isinstance(fields, dict):
         raise ValueError(f"expected an object, found {type(fields).__name__}")
     for name, types in _FIELD_TYPES:
@@ -59,9 +59,9 @@ def check_fields(fields: Any) -> None:
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Refuse options that dramatiq's own middleware would trip over after the actor ran.
+    """Refuse options on which dramatiq's middleware would fail after the actor ran.
 
-    Null says nothing, so it goes; except that there may be no limit to retries.
+    Null counts as not set, so it is removed; except for max_retries, where it means no limit.
     """
     for name in _OPTION_TYPES.keys() & options.keys():
         types, value = _OPTION_TYPES[name], options[name]
@@ -79,9 +79,9 @@ def _in_range(name: str, value: float) -> bool:
 
 
 def check_targets(options: dict[str, Any], actors: Mapping[str, Actor[..., Any]]) -> None:
-    """Refuse options that send messages on to other actors, or other queues, than those declared here.
+    """Refuse options that send follow-up messages to actors or queues that are not declared here.
 
-    Whoever writes to a queue of plain JSON would make streams of its choosing with them.
+    Otherwise a sender of plain JSON could have streams with arbitrary names created.
     """
     waiting = [options]
     while waiting:
@@ -105,7 +105,7 @@ def _options_of_target(target: Any, actors: Mapping[str, Actor[..., Any]]) -> di
 
 
 def check_nesting(value: Any) -> None:
-    """Refuse what is nested too deeply, without recursion; level by level, each value once."""
+    """Refuse values that are nested too deeply.  Works level by level, without recursion, each value once."""
     level = [value]
     for _ in range(MAX_NESTING):
         inner = [item for outer in level for item in _items(outer) if isinstance(item, _NESTING)]

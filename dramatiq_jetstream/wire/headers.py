@@ -1,4 +1,4 @@
-"""The headers that messages bear: the server's own, and this package's."""
+"""The headers of messages: the server's, and those of this package."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
 EXPECTED_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
 SCHEDULE = "Nats-Schedule"
 SCHEDULE_TARGET = "Nats-Schedule-Target"
-#: On what the server's scheduler delivers.
+#: Set by the server on scheduled messages that it delivers.
 SCHEDULER = "Nats-Scheduler"
 
 ACTOR = "Dramatiq-Actor"
 MESSAGE_ID = "Dramatiq-Message-Id"
 OPTIONS = "Dramatiq-Options"
 TIMESTAMP = "Dramatiq-Timestamp"
-#: This package's own bookkeeping of a message, apart from the application's options.
+#: This package's bookkeeping of a message, separate from the application's options.
 STATE = "Dramatiq-State"
 
 
 def quote_text(text: str) -> str:
-    """Any text as a header's value, where line breaks and edge spaces would not survive."""
+    """Encode any text as a header's value, which cannot contain line breaks or leading and trailing spaces."""
     return quote(text, safe="/:", errors="surrogatepass")
 
 
 def unquote_text(value: str) -> str:
-    """The text that :func:`quote_text` made a header's value of."""
+    """The text that :func:`quote_text` encoded as a header's value."""
     return unquote(value, errors="surrogatepass")

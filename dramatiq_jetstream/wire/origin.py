@@ -1,4 +1,4 @@
-"""Where a delivered message stands, and what a message is decoded from."""
+"""The position of a delivered message in its stream, and what a message is decoded from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .headers import Headers
 
 
 class Origin(NamedTuple):
-    """Where a delivered message stands, read from its acknowledgement subject."""
+    """The position of a delivered message in its stream, read from its acknowledgement subject."""
 
     stream: str
     consumer: str
@@ -28,7 +28,7 @@ class Origin(NamedTuple):
 
     @property
     def milliseconds(self) -> int:
-        """When the message was stored, as dramatiq counts time."""
+        """When the message was stored, as UNIX time in milliseconds."""
         return self.timestamp // 1_000_000
 
 
@@ -45,7 +45,7 @@ def pending_of(reply: str) -> int:
 
 
 def _tokens(reply: str) -> tuple[list[str], int]:
-    """The tokens of an acknowledgement subject, and where among them its stream is."""
+    """The tokens of an acknowledgement subject, and the index of the stream's name."""
     tokens = reply.split(".")
     if len(tokens) < 9 or not reply.startswith("$JS.ACK."):
         raise ValueError(f"not an acknowledgement subject: {reply!r}")
@@ -53,7 +53,7 @@ def _tokens(reply: str) -> tuple[list[str], int]:
 
 
 class Source(Protocol):
-    """What a message is read from; whoever does not need all of it does not have it parsed."""
+    """What a message is decoded from; each part is parsed only when it is read."""
 
     @property
     def body(self) -> bytes: ...

@@ -22,34 +22,34 @@ from .publication import carrying_id, message_id_of, new_id
 AnyMessage = Message[Any] | MessageProxy
 Actors = Mapping[str, "Actor[..., Any]"]
 
-#: The longest description of an error in characters: dramatiq's own holds the whole body.
+#: The maximum length of an error's description in characters: dramatiq's own contains the whole body.
 MAX_TEXT = 300
 
-#: A message published this many milliseconds after it was made says when that was; of others the
-#: time it was stored says enough.
+#: A message published more than this many milliseconds after it was created carries its timestamp in a
+#: header; for others, the time at which the stream stored it is used.
 _TIMESTAMP_SLACK = 1_000
 
 
-#: The parameter that ``Actor.__call__`` has besides those of its function.
+#: The parameter that ``Actor.__call__`` has in addition to those of its function.
 _OWN_PARAMETER = "self"
 
 
 class PayloadFormat(Protocol):
-    """How messages of a queue are written."""
+    """How messages of a queue are encoded."""
 
     @property
     def is_quick(self) -> bool:
-        """Whether decoding runs nobody else's code, which may take its time."""
+        """Whether decoding runs no application code, which may be slow."""
 
     def encode(self, message: AnyMessage) -> tuple[bytes, dict[str, str]]:
-        """Return the body and the headers, a fresh Nats-Msg-Id among them."""
+        """Return the body and the headers, including a new Nats-Msg-Id."""
 
     def decode(self, source: Source) -> Message[Any]:
         """Return the message, or raise dramatiq's DecodeError."""
 
 
 class DramatiqPayload:
-    """The body is what dramatiq's encoder makes of the whole message.
+    """The body is the whole message, encoded by dramatiq's encoder.
 
     Parameters:
       queue_name(str): The queue that messages are read from.
@@ -70,8 +70,8 @@ class DramatiqPayload:
         try:
             fields = get_encoder().decode(body)
             check_fields(fields)
-            # dramatiq's worker looks consumers up by this name, and would hold a message with an
-            # eta back in its own memory.
+            # dramatiq's worker looks up consumers by this name, and would keep a message with an eta
+            # in its own memory until it is due.
             fields["queue_name"] = self.queue_name
             fields["options"].pop("eta", None)
             return Message(**fields)
@@ -80,12 +80,12 @@ class DramatiqPayload:
 
 
 class JsonPayload:
-    """The body is one JSON object, the actor's keyword arguments; anyone can write it.
+    """The body is one JSON object, the actor's keyword arguments; any program can write it.
 
     Parameters:
       queue_name(str): The queue that messages are read from.
-      actor_name(Callable): Gives the actor of messages that name none, or None.
-      actors(Callable): Gives the declared actors, for their signatures.
+      actor_name(Callable): Returns the actor of messages that do not name one, or None.
+      actors(Callable): Returns the declared actors, for their signatures.
     """
 
     is_quick = True
@@ -143,7 +143,7 @@ class JsonPayload:
         return dict(arguments)
 
     def _accepted(self, actor_name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments, if the actor takes them: strangers publish here, and need to be told."""
+        """The arguments, if they fit the actor's signature; senders without dramatiq cannot check them."""
         actor = self.actors().get(actor_name)
         if actor is None:
             return kwargs
@@ -175,7 +175,7 @@ class JsonPayload:
 
 
 def _passable(actor_name: str, signature: inspect.Signature, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that dramatiq can call an actor with: its own call has a parameter ``self``."""
+    """The arguments that dramatiq can pass to an actor: its own call has a parameter ``self``."""
     if _OWN_PARAMETER not in kwargs:
         return kwargs
     if _OWN_PARAMETER in signature.parameters:

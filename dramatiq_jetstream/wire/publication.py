@@ -1,4 +1,4 @@
-"""One message as the server takes it, and the ids under which it is stored once."""
+"""One message as it is published, and the ids by which the server detects duplicates."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import NamedTuple
 from ..errors import MessageTooLarge
 from .headers import MESSAGE_ID, MSG_ID, Headers
 
-#: A Nats-Msg-Id that carries the id of a dramatiq message, to spare a header of its own where
-#: headers count toward a small limit.
+#: A Nats-Msg-Id that contains the id of a dramatiq message.  This saves a separate header, as headers
+#: count toward a limit that may be small.
 _CARRYING_MSG_ID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[0-9a-f]{8}")
 
 
 class _Ids:
-    """Where ids come from: a random part for each process, and a count."""
+    """Generates ids: a random part for each process, and a counter."""
 
     def __init__(self) -> None:
         self.restart()
@@ -34,12 +34,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def new_id() -> str:
-    """A Nats-Msg-Id that nobody else has."""
+    """A unique Nats-Msg-Id."""
     return f"{_ids.prefix}{next(_ids.count):x}"
 
 
 class Publication(NamedTuple):
-    """One message as the server takes it."""
+    """One message as it is published."""
 
     subject: str
     body: bytes
@@ -52,12 +52,12 @@ class Publication(NamedTuple):
         return len(self.body) + (len(b"NATS/1.0\r\n\r\n") + lines if self.headers else 0)
 
     def may_exceed(self, limit: int) -> bool:
-        """Whether it could be larger than so many bytes: quick, and sometimes wrong with a yes."""
+        """Whether the message may be larger than a limit in bytes: a fast estimate with false positives."""
         text = sum(map(len, self.headers)) + sum(map(len, self.headers.values()))
         return len(self.body) + 4 * text + 64 + 4 * len(self.headers) > limit
 
     def named(self, msg_id: str) -> Publication:
-        """The same message under a Nats-Msg-Id of the caller's choice."""
+        """The same message with the given Nats-Msg-Id."""
         headers = {**self.headers, MSG_ID: msg_id}
         carried = message_id_of(self.headers)
         if carried is not None:
@@ -74,12 +74,12 @@ class Publication(NamedTuple):
 
 
 def message_id_of(headers: Headers) -> str | None:
-    """The dramatiq message id that a Nats-Msg-Id carries, if it carries one."""
+    """The dramatiq message id that a Nats-Msg-Id contains, or None."""
     match = _CARRYING_MSG_ID.fullmatch(headers.get(MSG_ID, ""))
     return match[1] if match else None
 
 
 def carrying_id(message_id: str) -> str | None:
-    """A Nats-Msg-Id that carries a dramatiq message id; None if it cannot."""
+    """A Nats-Msg-Id that contains a dramatiq message id; None if the id has another format."""
     carrying = f"{message_id}.{secrets.token_hex(4)}"
     return carrying if _CARRYING_MSG_ID.fullmatch(carrying) else None
