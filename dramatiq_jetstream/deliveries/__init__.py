@@ -1,4 +1,4 @@
-"""A message on its way in: pulled by credit, held under a lease, with what is known of earlier attempts."""
+"""A message on its way in: pulled by credit, held under a lease, with the records of earlier attempts."""
 
 from __future__ import annotations
 

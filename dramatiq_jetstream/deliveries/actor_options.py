@@ -1,4 +1,4 @@
-"""What the declared actors and dramatiq's middleware ask for, in one place."""
+"""The options that apply to a message: its own, its actor's and those of dramatiq's middleware."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..options import LONGEST, is_number, milliseconds, retry_limit
 from ..streams import Route
 from ..wire import AnyMessage, DramatiqPayload, JsonPayload, PayloadFormat
 
-#: Attempts of a message whose actor sets no limit of its own: as with dramatiq's own default of 20
-#: retries.  Whatever goes beyond it continues as a scheduled copy.
+#: Attempts of a message whose actor sets no limit: the same as dramatiq's default of 20
+#: retries.  Further attempts continue as a scheduled copy.
 DEFAULT_MAX_RETRIES = 20
 
 #: Seconds that a message keeps its lease after its time limit.
@@ -22,10 +22,10 @@ M = TypeVar("M", bound=Middleware)
 
 
 class ActorOptions:
-    """Reads options where dramatiq's middleware does: message, actor, middleware, in this order.
+    """Reads options in dramatiq's order: message, actor, middleware.
 
     Parameters:
-      broker(Broker): Whose actors and middleware count.
+      broker(Broker): The broker whose actors and middleware are used.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -40,14 +40,14 @@ class ActorOptions:
         return message.options.get(name, self._actor_option(message, name, default))
 
     def max_retries(self, message: AnyMessage) -> int | None:
-        """How many retries a message may have; None if only the exception can tell, or if there is no limit."""
+        """How many retries a message may have; None if it depends on the exception, or if there is no limit."""
         retries = self._middleware(Retries)
         if retries is None or self._actor_option(message, "retry_when", retries.retry_when) is not None:
             return None
         return _retry_limit(self.option(message, "max_retries", retries.max_retries))
 
     def max_deliver(self, queue_name: str) -> int:
-        """How often a message of a queue may be delivered: one more than the most patient actor's retries."""
+        """How often a message of a queue may be delivered: one more than the largest max_retries of its actors."""
         retries = self._middleware(Retries)
         default = retries.max_retries if retries else DEFAULT_MAX_RETRIES
         limits = [
@@ -64,27 +64,27 @@ class ActorOptions:
             return None
         own = message.options.get("time_limit")
         limit: Any = own or self._actor_option(message, "time_limit", limiter.time_limit)
-        # What TimeLimit cannot compute with does not limit anything.
+        # A value that TimeLimit cannot handle counts as no limit.
         return max(limit, 0) if is_number(limit) and limit <= LONGEST else None
 
     def dead_message_ttl(self, message: AnyMessage) -> int | None:
-        """For how many milliseconds a dead letter of a message is kept, 0 for ever; None if it is not said."""
+        """For how many milliseconds a dead letter of a message is kept, 0 for ever; None if it is not set."""
         own = self.option(message, "dead_message_ttl")
         if not is_number(own) or isinstance(own, bool) or own < 0:
             return None
         return 0 if own > LONGEST else milliseconds(own)
 
     def lease_limit(self, message: AnyMessage) -> float | None:
-        """The seconds after which a running message's lease shall end, some time after its actor should
-        have been interrupted; None if nothing limits it.
+        """The seconds after which a running message's lease ends; None if there is no limit.
 
-        A thread that TimeLimit cannot interrupt, stuck in C code, thus loses its message in the end.
+        This is later than TimeLimit's interruption.  A thread that cannot be interrupted, for example in C code,
+        loses its message then.
         """
         limit = self.time_limit(message) if self.knows(message.actor_name) else None
         return None if limit is None else limit / 1000 + LEASE_GRACE
 
     def payload(self, route: Route) -> PayloadFormat:
-        """How a queue's messages are written."""
+        """The payload format of a queue."""
         if not route.settings.plain_json:
             return DramatiqPayload(route.queue_name)
         return JsonPayload(
@@ -106,5 +106,5 @@ class ActorOptions:
 
 
 def _retry_limit(value: Any) -> int | None:
-    """How many retries a value allows, whatever it is; None if it does not limit them."""
+    """How many retries a value of any type allows; None if it does not limit them."""
     return retry_limit(value) if is_number(value) else None

@@ -1,4 +1,4 @@
-"""The hooks that run after an actor did, and the message they run for."""
+"""The hooks that run after an actor, and the message they run for."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
 from ..errors import BatchFailed, DelayNotSupported, MessageTooLarge, UnsupportedMessage
 from .delivery import JetStreamMessage
 
-#: Middleware that hands work on after an actor ran; if it fails, the message must come back.
+#: Middleware that enqueues messages after an actor ran; if it fails, the message must be redelivered.
 HANDING_ON = (Retries, Pipelines, GroupCallbacks)
 
-#: Errors of a hook that another run of the actor would meet again: what is handed on is too large, cannot be
-#: written down, is for an actor that is not declared, or asks for what its queue cannot do.
+#: Errors of a hook that occur again when the actor runs again: the follow-up message is too large, cannot be
+#: encoded, is for an actor that is not declared, or needs a feature that its queue does not have.
 PERMANENT = (
     *(MessageTooLarge, UnsupportedMessage, DelayNotSupported, ActorNotFound),
     *(TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError, AssertionError),
@@ -33,14 +33,14 @@ after_actor_hooks = AfterActorHooks()
 
 
 def is_permanent(error: BaseException) -> bool:
-    """Whether what failed in a hook fails again, however often it is repeated."""
+    """Whether an error of a hook is permanent."""
     if isinstance(error, BatchFailed):
         return all(is_permanent(failure.error) for failure in error.failures)
     return isinstance(error, PERMANENT)
 
 
 def run_after_actor_hooks(broker: Broker, message: JetStreamMessage, **kwargs: Any) -> None:
-    """Call ``after_process_message`` as dramatiq does, but remember if a hook could not hand its work on."""
+    """Call ``after_process_message`` as dramatiq does, but record whether a hook failed to enqueue its message."""
     after_actor_hooks.message = message
     message.succeeded = kwargs.get("exception") is None and not message.failed
     try:

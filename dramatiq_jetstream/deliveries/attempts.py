@@ -1,7 +1,7 @@
-"""What is remembered beside a message between two deliveries of it.
+"""Records of attempts, stored apart from the message between two deliveries.
 
-A redelivery brings the message as it was sent; this brings back what its last attempt added.
-Nothing here is needed for safety: without a record the attempt runs all the same.
+A redelivered message has the options with which it was sent; the record restores those its last attempt changed.
+No message is lost without a record: the attempt runs anyway.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..wire import STATE, TTL, Headers, quote_text, unquote_text
 from .bookkeeping import Bookkeeping
 from .delivery import MAX_DELAY, AttemptRecord, Delivery, cut_text
 
-#: Milliseconds that a record outlives the delay before the next delivery.
+#: Milliseconds for which a record is kept after the delay before the next delivery.
 GRACE = 86_400_000
 
 #: Seconds to wait for a record before the message is delivered without it.
@@ -32,8 +32,8 @@ RECALL_TIMEOUT = 2.0
 #: Seconds that storing a record may take.
 STORING = 0.1
 
-#: The largest value of one option that is remembered, in bytes of JSON.  A longer text is cut; another value that is
-#: larger is left out.  dramatiq keeps a traceback there, which holds the exception's whole text.
+#: The largest value of one option in a record, in bytes of JSON.  A longer text is cut; any other larger value is
+#: left out.  dramatiq stores a traceback there, which contains the exception's whole text.
 MAX_OPTION = 32 * 1024
 
 #: The largest record, in bytes of JSON.
@@ -43,7 +43,7 @@ ATTEMPT = "Dramatiq-Attempt"
 RETURNED = "Dramatiq-Returned"
 REMOVED = "Dramatiq-Removed"
 
-#: In records of earlier versions, the option that named those that an attempt removed.
+#: In records of earlier versions, the option that lists the options an attempt removed.
 _OLD_REMOVED = "removed_options"
 
 
@@ -62,7 +62,7 @@ class AttemptRecords:
         self.requirement = helper_requirement(bucket_config(self.bucket, replicas), "the attempts' records")
 
     async def ensure(self, session: Session) -> None:
-        """Make the bucket, or go without it."""
+        """Create the bucket, or continue without it."""
         try:
             await self.requirement.ensure(session)
         except BrokerError as error:
@@ -74,7 +74,7 @@ class AttemptRecords:
         Parameters:
           session(Session): The live connection.
           delivery(Delivery): The delivery.
-          record(AttemptRecord): What is to be remembered of it.
+          record(AttemptRecord): The record to store.
           delay(float): The milliseconds until the next delivery.
         """
         headers = {
@@ -89,12 +89,12 @@ class AttemptRecords:
         session.outbox.send(OutboxItem(publish_command(self._subject(delivery), body, headers=headers)))
 
     async def recall(self, session: Session, delivery: Delivery) -> AttemptRecord | None:
-        """Look up what is remembered of a message, if anything is; never raises."""
+        """Read the attempt record of a message, if there is one; never raises."""
         record = None
         try:
             record = await self._ask(session, delivery)
             if record is None or record.attempt < delivery.origin.deliveries - 1:
-                # It was sent before the answer that has the message delivered again, and may be stored after that.
+                # The record was sent before the negative acknowledgement, but may be stored after it.
                 await asyncio.sleep(STORING)
                 record = await self._ask(session, delivery)
         except BrokerError as error:
@@ -149,7 +149,7 @@ class AttemptRecords:
     def _fit(self, delivery: Delivery, name: str, value: Any) -> tuple[Any, int]:
         """A value as it is remembered, and its length in bytes; 0 if it cannot be."""
         if isinstance(value, str) and len(value) > MAX_OPTION // 6:
-            # The end of a traceback says more than its beginning.
+            # The end of a traceback is more useful than its beginning.
             value = cut_text(value, MAX_OPTION // 6)
         try:
             length = len(get_encoder().encode({name: value}))

@@ -1,7 +1,7 @@
-"""What this package remembers of a message, kept apart from the application's options.
+"""This package's state of a message, kept apart from the application's options.
 
-It travels in one header of copies and of attempt records.  Earlier versions kept it among the options; that is
-still read where nothing else can be meant.
+It is stored in one header of copies and of attempt records.  Earlier versions stored it in the options; this form is
+still read where it is unambiguous.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 from ..wire import STATE, Headers
 
-#: The longest header that is read as ours, in characters.
+#: The longest header that is read, in characters.
 MAX_STATE = 4_096
 
 #: What an earlier version's copy names as the message it continues: stream, sequence and time of storing.
 #: The time is of nineteen digits, as nanoseconds have been since 2001: no application writes that by chance.
 _OLD_ORIGIN = re.compile(r"[^:]+:\d+\.\d{19}")
 
-#: The longest text that is taken for ours: a stream's name has 255 characters at most.
+#: The longest text that is accepted as an identity: a stream's name has at most 255 characters.
 MAX_NAME = 300
 
 #: The names under which earlier versions kept things among the options.
@@ -34,13 +34,13 @@ _OLD_NAMES = {
 
 @dataclass(frozen=True)
 class Bookkeeping:
-    """This package's own notes on a message.
+    """This package's state of a message.
 
     Parameters:
-      origin(str): What tells the message that a copy continues from every other; None if it is no copy.
-      not_before(int): When a copy may run whose stream has no scheduler, in UNIX milliseconds; 0 for at once.
-      handoffs(int): How often it came back because a hook could not hand its work on.
-      unknown_since(int): Since when no worker was found that knows its actor, in UNIX milliseconds; 0 if one was.
+      origin(str): The identity of the message that a copy continues; None if this is not a copy.
+      not_before(int): The earliest time to run a copy in a stream without a scheduler, in UNIX milliseconds; 0 for now.
+      handoffs(int): How often it was redelivered because a hook could not enqueue its message.
+      unknown_since(int): Since when no worker declares its actor, in UNIX milliseconds; 0 if one does.
       ended(str): Why it is a dead letter, if that could not be stored yet.
     """
 
@@ -52,7 +52,7 @@ class Bookkeeping:
 
     @classmethod
     def read(cls, headers: Headers) -> Bookkeeping:
-        """Read the header; what anybody else wrote there counts as nothing."""
+        """Read the header; a value in another format is ignored."""
         text = headers.get(STATE, "")
         if not text or len(text) > MAX_STATE:
             return cls()
@@ -64,18 +64,18 @@ class Bookkeeping:
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> Bookkeeping:
-        """What is of the right types in an object."""
+        """The fields of an object that have the right types."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in found.items() if name in names and _is_sound(name, value)})
 
     @classmethod
     def of_old_record(cls, options: dict[str, Any]) -> Bookkeeping:
-        """Take what an earlier version's attempt record kept among the options out of them."""
+        """Remove the state that an earlier version's attempt record stored in the options, and return it."""
         return cls.of({ours: options.pop(name) for name, ours in _OLD_NAMES.items() if name in options})
 
     @classmethod
     def take_old(cls, options: dict[str, Any]) -> Bookkeeping:
-        """Take what an earlier version's copy kept among its options out of them."""
+        """Remove the state that an earlier version's copy stored in its options, and return it."""
         origin = options.get("origin")
         if not (isinstance(origin, str) and _OLD_ORIGIN.fullmatch(origin)):
             return cls()
@@ -83,7 +83,7 @@ class Bookkeeping:
 
     @property
     def header(self) -> str | None:
-        """The header's value; None if there is nothing to say."""
+        """The header's value; None if all fields have their defaults."""
         said = {name: value for name, value in asdict(self).items() if value}
         return json.dumps(said, separators=(",", ":")) if said else None
 

@@ -1,4 +1,4 @@
-"""A message that this process holds, and dramatiq's face of it."""
+"""A message that this process holds, and the object that dramatiq sees for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ON_RECONNECT = {ACK: OnReconnect.SEND_AGAIN, PROGRESS: OnReconnect.DROP}
 
 
 #: The longest delay of a negative acknowledgement, in milliseconds: a hundred years.  The server counts
-#: nanoseconds in 64 bits, and takes what is no whole number for no delay at all.
+#: nanoseconds in 64 bits, and treats a value that is not an integer as no delay.
 MAX_DELAY = LONGEST
 
 
@@ -38,26 +38,26 @@ NO_BOOKKEEPING = Bookkeeping()
 
 
 def nak(delay: float) -> bytes:
-    """A negative acknowledgement that asks for redelivery after so many milliseconds."""
+    """A negative acknowledgement that requests redelivery after a delay in milliseconds."""
     if not delay > 0:
         return NAK
     return NAK + b" " + json.dumps({"delay": math.ceil(min(delay, MAX_DELAY)) * 1_000_000}).encode()
 
 
 def cut_text(text: str, length: int) -> str:
-    """A text of so many characters at most: the end of a longer one."""
+    """A text of at most the given length in characters: the end of a longer one."""
     return text if len(text) <= length else f"… {text[-length + 2 :]}"
 
 
 class AttemptRecord(NamedTuple):
-    """What is remembered beside a message between two deliveries.
+    """The record of a message's attempts between two deliveries.
 
     Parameters:
       attempt(int): The delivery that wrote it.
       returned(int): How many deliveries were given back unused and are not counted.
-      options(dict): What attempts so far added to the message's options, or changed in them.
-      removed(Sequence[str]): The options that attempts so far removed.
-      bookkeeping(Bookkeeping): What this package remembers besides.
+      options(dict): The options that earlier attempts added or changed.
+      removed(Sequence[str]): The options that earlier attempts removed.
+      bookkeeping(Bookkeeping): This package's state of the message.
     """
 
     attempt: int
@@ -73,13 +73,13 @@ class LeaseKeeper(Protocol):
     limits: Limits
 
     def settle(self, delivery: Delivery, answer: bytes) -> None:
-        """Answer the server and let go of the message; from any thread."""
+        """Answer the server and release the message; from any thread."""
 
     def confirm(self, delivery: Delivery, answer: bytes) -> None:
-        """Do the same and wait for the server's word; from any thread but the loop's."""
+        """Answer, wait for the server's confirmation and release; from any thread but the loop's."""
 
     def drop(self, delivery: Delivery) -> None:
-        """Let go of the message without an answer; from any thread."""
+        """Release the message without an answer; from any thread."""
 
 
 class Delivery:
@@ -90,7 +90,7 @@ class Delivery:
       body(bytes): The message's body.
       headers(Mapping | bytes): The message's headers, or the block that they are to be read from.
       lease_keeper(LeaseKeeper): Who keeps its lease.
-      origin(Origin): Where it stands.  Read from the reply subject by default.
+      origin(Origin): Its position in the stream.  Read from the reply subject by default.
     """
 
     __slots__ = (
@@ -136,14 +136,14 @@ class Delivery:
 
     @property
     def bookkeeping(self) -> Bookkeeping:
-        """What its message's header says that this package remembers."""
+        """This package's state, as stored in the message's header."""
         if isinstance(self._headers, bytes) and _STATE not in self._headers:
             return NO_BOOKKEEPING
         return Bookkeeping.read(self.headers)
 
     @property
     def lease_ends(self) -> float | None:
-        """When its lease shall end, on the monotonic clock; None while nothing limits it."""
+        """When its lease ends, on the monotonic clock; None while it has no limit."""
         if self._clock is None:
             return None
         started, limit = self._clock
@@ -155,12 +155,12 @@ class Delivery:
 
     @property
     def identity(self) -> str:
-        """What tells its message from every other; sequences begin anew with a stream that was deleted."""
+        """The unique identity of its message; sequences start again when a stream is deleted and created."""
         return f"{self}.{self.origin.timestamp}"
 
     @property
     def copy_id(self) -> str:
-        """The id under which the copy is stored that it continues as; the same, however often that is repeated."""
+        """The Nats-Msg-Id of the copy that continues this message; always the same, so it is stored once."""
         return f"{self.identity}.copy"
 
     @property
@@ -170,12 +170,12 @@ class Delivery:
 
     @property
     def earlier_attempts(self) -> int:
-        """How many attempts this message has behind it, by the server's count."""
+        """How many attempts of this message ended, by the server's count."""
         return max(self.origin.deliveries - 1 - self.returned, 0)
 
     @property
     def crashed(self) -> bool:
-        """Whether the last delivery ended without a word, as when its worker was killed."""
+        """Whether the last delivery ended without an answer, for example because its worker was killed."""
         last = self.origin.deliveries - 1
         return last > 0 and (self.record is None or self.record.attempt < last)
 
@@ -207,7 +207,7 @@ class Delivery:
         return self._progress
 
     def start_clock(self, limit: Callable[[], float | None]) -> None:
-        """Let the lease end so many seconds from now, as a function tells when that is asked."""
+        """Start the time limit of the lease; a function returns the limit in seconds when it is needed."""
         self._clock = time.monotonic(), limit
 
 
@@ -230,11 +230,11 @@ class JetStreamMessage(MessageProxy):
       delivery(Delivery): The delivery that brought it.
     """
 
-    #: How many attempts it has behind it, by the server's count.
+    #: How many of its attempts ended, by the server's count.
     received_retries = 0
-    #: Milliseconds after which a hook wants the message again, if one does.
+    #: The delay of the retry that a hook requested, in milliseconds; None if no hook did.
     retry_delay: int | None = None
-    #: What kept a hook from handing work on; the message must come back then.
+    #: The error because of which a hook could not enqueue its message; the message is then redelivered.
     hook_error: Exception | None = None
     #: Whether its actor returned.
     succeeded = False
@@ -251,7 +251,7 @@ class JetStreamMessage(MessageProxy):
 
     @property
     def identity(self) -> str:
-        """What tells this message from every other, whenever it is delivered again, as a copy too."""
+        """The unique identity of this message; redeliveries and copies keep it."""
         return self.bookkeeping.origin or self.delivery.identity
 
     @property
@@ -267,7 +267,7 @@ class JetStreamMessage(MessageProxy):
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is to be asked or done before it runs: it is here for the first time, and has no options."""
+        """Whether it can run without further checks: it is delivered for the first time and has no options."""
         return not (self.redelivered or self.options or self.bookkeeping is not NO_BOOKKEEPING)
 
     @property
@@ -276,7 +276,7 @@ class JetStreamMessage(MessageProxy):
         return self.delivery.was_scheduled or (self.received_retries > 0 and not self.delivery.crashed)
 
     def stands_for(self, message: object) -> bool:
-        """Whether dramatiq means this very delivery, and not a copy of its message."""
+        """Whether a message passed by dramatiq is this delivery, and not a copy of it."""
         return message is self
 
     def name_successor(self, message_id: str) -> str:
@@ -292,7 +292,7 @@ class JetStreamMessage(MessageProxy):
 
     @property
     def changed_options(self) -> dict[str, Any]:
-        """The options that attempts so far added or changed; the count of retries is the server's."""
+        """The options that earlier attempts added or changed; the count of retries is the server's."""
         return {
             name: value
             for name, value in self.options.items()
@@ -301,11 +301,11 @@ class JetStreamMessage(MessageProxy):
 
     @property
     def removed_options(self) -> list[str]:
-        """The options that attempts so far removed."""
+        """The options that earlier attempts removed."""
         return sorted(self.received_options.keys() - self.options.keys())
 
     def recover(self) -> None:
-        """Put the options as the last attempt left them, and count attempts as the server does."""
+        """Restore the options of the last attempt, and set the server's count of attempts."""
         retries = self.options.get("retries", 0) + self.delivery.earlier_attempts
         record = self.delivery.record
         if record is not None:

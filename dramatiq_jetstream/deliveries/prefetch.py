@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-#: Milliseconds of work to hold beyond what the threads are busy with: some times the way to the
-#: server and back, and short enough that nobody else could have started it much sooner.
+#: Milliseconds of work to hold in addition to what the threads run: several round trips to the
+#: server, and so short that no other worker could have started the work much sooner.
 LOOKAHEAD = 50
 
 #: Seconds over which the pace of finished messages is averaged.
@@ -15,7 +15,7 @@ PACE_WINDOW = 0.25
 #: Seconds after which the server forgets what was asked for beyond one message for each thread.
 PASSING = 0.25
 
-#: Seconds after which a request of that kind is taken for lost, for no answer tells its end.
+#: Seconds after which such a request counts as lost, as the server does not report its end.
 LOST = 2.0
 
 #: The most to hold, as a multiple of dramatiq's own prefetch.
@@ -62,7 +62,7 @@ class Prefetch:
         Parameters:
           prefetch(int): What dramatiq asks for.
           threads(int): The worker's threads, if there is a worker.
-          bound(bool): Whether the stream is somebody else's.
+          bound(bool): Whether the stream is owned by others.
           chosen(bool): Whether a user chose the number, who then gets it.
           clock(Callable): Gives the time in seconds.
         """
@@ -78,7 +78,7 @@ class Prefetch:
         now = self._clock()
         passed, idle = now - self._since, now - self._last
         pace = self._pace if passed < PACE_WINDOW else (self._count + 1) / passed
-        # Whoever has not finished anything for a while is slow, however quick it was before.
+        # A worker that has finished nothing for a while counts as slow.
         pace = min(pace, self.threads / idle) if idle > 0 else pace
         return min(self.threads + int(pace * self.lookahead), self.limit)
 
@@ -103,9 +103,9 @@ class Prefetch:
 class Credit:
     """What was asked of the server and did not arrive yet.
 
-    One message for each thread is asked for lastingly.  More is asked for only while messages are
-    known to wait, and the server forgets it as soon as none does: what follows after a pause may be
-    slow, and then belongs to whichever worker has a thread for it.
+    One message for each thread is requested with a lasting pull.  More are requested only while messages
+    are known to wait; the server ends that request when none is left.  Messages after a pause may be
+    slow, and should go to a worker with a free thread.
 
     Parameters:
       prefetch(Prefetch): How much may be held.
@@ -153,5 +153,5 @@ class Credit:
             self.lasting = 0 if left is None else max(self.lasting - left, 0)
 
     def forget(self) -> None:
-        """Begin anew: nothing that was asked for will arrive."""
+        """Reset: no requested message will arrive."""
         self.lasting = self.passing = 0

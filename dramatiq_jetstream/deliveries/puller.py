@@ -1,7 +1,7 @@
 """The loop side of a consumer: pulls by credit, watches heartbeats, renews leases.
 
-All state in here lives on the loop alone, but for what is held, which other threads remove; they
-reach the rest through the outbox or ``call_soon_threadsafe``.
+All state is used on the loop only, except for the held messages, which other threads remove.  Other threads use
+the outbox or ``call_soon_threadsafe`` for the rest.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ..wire import pending_of
 from .delivery import AttemptRecord, Delivery, nak
 from .prefetch import PASSING, Credit, Prefetch
 
-#: Seconds between the server's signs of life while a pull request waits.
+#: Seconds between the server's heartbeats while a pull request waits.
 HEARTBEAT = 2.0
 
-#: Seconds of silence after which a pull request is taken for lost.
+#: Seconds without a heartbeat after which a pull request counts as lost.
 SILENCE = 2.5 * HEARTBEAT
 
 #: Seconds a pull request waits at the server.
@@ -53,8 +53,8 @@ class Puller:
       session(Session): The live connection.
       route(Route): The queue to pull from.
       prefetch(Prefetch): How much may be held.
-      prepare(Callable): Makes sure that stream and consumer exist, and tells the server's limits.
-      recall(Callable): Looks up what is remembered of a delivered message.
+      prepare(Callable): Ensures that stream and consumer exist, and returns the server's limits.
+      recall(Callable): Reads the attempt record of a delivered message.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Puller:
         self._received = 0
         self._finished = 0
         self._refilling = False
-        #: One object, so that the outbox can tell that it has called it.
+        #: Always the same object, so that the outbox calls it once.
         self._on_sent = self._refill_soon
         self._ready = False
         self._stopped = False
@@ -98,7 +98,7 @@ class Puller:
         """Prepare the queue, subscribe and begin to pull.
 
         Parameters:
-          deliver(Callable): Takes each delivery; on the loop.
+          deliver(Callable): Called on the loop with each delivery.
 
         Raises:
           BrokerError: If the queue cannot be consumed.
@@ -134,7 +134,7 @@ class Puller:
         Raises:
           ConnectionClosed: If the answer can no longer be sent.
         """
-        # In this order: a message that is answered twice does no harm, one that is held for ever takes a slot.
+        # The order matters: answering a message twice is harmless, but one never released keeps its slot.
         self._held.pop(delivery.reply, None)
         try:
             self.session.send(delivery.item(answer, self._on_sent))
@@ -218,7 +218,7 @@ class Puller:
             self._end_renewal()
 
     def _refill_soon(self) -> None:
-        """Ask for more at the end of this turn of the loop, once for all that it brings."""
+        """Schedule one request for more messages at the end of this loop iteration."""
         if not self._refilling:
             self._refilling = True
             asyncio.get_running_loop().call_soon(self._refill)
@@ -255,7 +255,7 @@ class Puller:
             self._return(delivery)
 
     def _return(self, delivery: Delivery) -> None:
-        """Give back what could not be passed on: held on to, it would keep its lease and its slot for ever."""
+        """Return a message that could not be passed on; otherwise it would keep its lease and slot for ever."""
         self.logger.critical(
             "Message %s of queue %r could not be passed on; it is delivered again in %d s.",
             delivery,
@@ -273,7 +273,7 @@ class Puller:
         if status == "100":
             return
         if passing:
-            # Nothing waits any more, until a message tells otherwise.
+            # No message waits, until a later message reports a number.
             self._last_reply = ""
         if _PENDING in headers or status in ("404", "408"):
             left = int(headers[_PENDING]) if _PENDING in headers else None
@@ -288,7 +288,7 @@ class Puller:
         self._interrupt(None)
 
     def _interrupt(self, reason: str | None) -> None:
-        """Start over: with the stream and the consumer, which may be gone."""
+        """Start again: ensure the stream and the consumer, which may have been deleted, and pull."""
         self._ready = False
         if not self._stopped and (self._resuming is None or self._resuming.done()):
             name = f"resumption of pulls of queue {self.route.queue_name!r}"
@@ -330,7 +330,7 @@ class Puller:
                 self._credit.forget()
                 self._interrupt(None)
             else:
-                # Whoever let go of a message may have been interrupted before it said so.
+                # A thread that released a message may have been interrupted before it reported that.
                 self._refill()
 
     async def _renew(self) -> None:
@@ -342,7 +342,7 @@ class Puller:
             for delivery in list(self._held.values()):
                 if self._keeps_lease(delivery, now) and not delivery.progress.queued:
                     self.session.outbox.send(delivery.progress)
-            # On a link that is slow or silent, one report that is under way is enough.
+            # On a slow connection, one report in transit is enough.
             await self.session.outbox.has_arrived()
             took = time.monotonic() - now
 
@@ -350,7 +350,7 @@ class Puller:
         try:
             ends = delivery.lease_ends
         except Exception:
-            # One message's odd time limit must not end the leases of the others.
+            # An invalid time limit of one message must not end the leases of the others.
             self.logger.exception("The lease of message %s is renewed without a limit.", delivery)
             delivery.start_clock(_no_limit)
             return True

@@ -1,4 +1,4 @@
-"""What becomes of a message that arrived: run, acknowledged, retried, or a dead letter."""
+"""Handles delivered messages: run, acknowledge, retry or dead-letter them."""
 
 from __future__ import annotations
 

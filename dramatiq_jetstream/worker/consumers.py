@@ -1,4 +1,4 @@
-"""What a worker process has open: its consumers, and the watch over messages that end without a word."""
+"""What a worker process has open: its consumers, and the monitoring of messages without attempts left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Consumers:
     """Opens consumers, and has them all hand back what did not start.
 
     Parameters:
-      connection(Connection): The way to the server.
+      connection(Connection): The connection to the server.
       attempts(AttemptRecords): What is remembered of attempts.
       exhausted(ExhaustedMessages): The watch over exhausted messages.
       handling(Callable): Gives what becomes of a queue's messages.

@@ -6,7 +6,7 @@ What is used, and why a public way does not do:
   ``work_queue`` and ``handle_message``: a plain message goes to the worker's threads without waking the consumer's
   thread first.
 - the items of ``Worker.work_queue``: what was not started goes back when the worker shuts down.
-- ``MessageProxy._exception``: why a message failed stands in its dead letter.
+- ``MessageProxy._exception``: its dead letter contains why a message failed.
 - ``dramatiq.worker.QUEUE_PREFETCH``: whether a user chose the prefetch.
 
 ``tests/unit/test_private_parts.py`` asserts each name and signature.

@@ -1,6 +1,6 @@
-"""What becomes of a delivered message, as named steps: admit, acknowledge, retry, reject, give back.
+"""Handles a delivered message in named steps: admit, acknowledge, retry, reject, give back.
 
-Whatever is raised on the way, a delivery gets an answer: a message that cannot be handled ends as a dead letter,
+A delivery is always answered, even after an exception: a message that cannot be handled ends as a dead letter,
 and where that cannot be stored it is given back with a growing delay.
 """
 
@@ -23,7 +23,7 @@ from .dramatiq_internals import exception_of
 from .keeping import MAX_BACKOFF, MIN_BACKOFF, KeptMessages
 from .redelivery import Redelivery, is_deliverable
 
-#: How often a message comes back because a hook could not hand its work on.
+#: How often a message is redelivered because a hook could not enqueue its message.
 MAX_HANDOFFS = 10
 
 #: Milliseconds until a message comes back that could neither be handled nor made a dead letter, doubled each time,
@@ -43,7 +43,7 @@ class QueueHandling:
       redelivery(Redelivery): Gives messages another time to run.
       dead_letter_store(DeadLetterStore): Where dead letters go.
       unknown_actor_grace(int): The milliseconds to wait for a worker that knows an actor.
-      on_delayed(Callable): Told of each message that was delayed on its way here.
+      on_delayed(Callable): Called with each message that was delayed.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class QueueHandling:
             self._again(message, delay, spent=True)
 
     def come_back(self, message: JetStreamMessage) -> None:
-        """Have a message delivered again because a hook could not hand its work on."""
+        """Have a message delivered again because a hook could not enqueue its message."""
         error = message.hook_error
         failures = message.counted_handoffs + 1
         if error is not None and is_permanent(error):
@@ -174,7 +174,7 @@ class QueueHandling:
                     raise unreachable
                 self._return(delivery)
             except Exception as error:
-                # Raised on, it would end the shutdown, and with it what still runs.
+                # If this were raised, the shutdown would end before running messages do.
                 self.logger.warning(
                     "Message %s is back in its queue only after ack_wait: %s",
                     delivery,
@@ -291,7 +291,7 @@ class QueueHandling:
         self._fail(Failure(message.delivery, message, reason, error, ran=ran))
 
     def _fail(self, failure: Failure) -> None:
-        # What was acknowledged early is no longer in its stream.
+        # A message that was acknowledged before it ended is no longer in its stream.
         if self._route.settings.keeps_dead_letters and not failure.delivery.settled:
             self._kept.keep(failure._replace(kept=True))
             return

@@ -1,4 +1,4 @@
-"""Failed messages that stay in their stream, as in streams of others: they use up their attempts there."""
+"""Failed messages that stay in their stream, as in streams owned by others: they use up their attempts there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..streams import Route
 from .redelivery import Redelivery, is_deliverable
 
 #: Milliseconds before the first repetition of a message that could not be handled, doubled each
-#: time, and their limit.  Five tries of the walkthrough's queue take well under a minute.
+#: time, and their limit.  Five attempts take less than a minute.
 MIN_BACKOFF = 500
 MAX_BACKOFF = 10_000
 

@@ -60,7 +60,7 @@ class Redelivery:
         """
         delivery = message.delivery
         if delivery.settled:
-            # Somebody acknowledged it early: only a copy can run again.
+            # It was acknowledged before it ended: only a copy can run again.
             self.copy(message, delay)
         elif is_deliverable(delivery) or self._route.settings.bound:
             self.redeliver(message, delay, spent=spent)
@@ -88,7 +88,7 @@ class Redelivery:
         self._give_back(delivery, delay)
 
     def note_start(self, message: JetStreamMessage) -> None:
-        """Remember that an attempt begins, of which nothing else would tell if its worker were killed."""
+        """Record that an attempt begins; if its worker is killed, only this record shows it."""
         delivery = message.delivery
         record = AttemptRecord(
             delivery.origin.deliveries,
@@ -120,7 +120,7 @@ class Redelivery:
                 "What attempts left in the options of message %s is cut to be kept: %s", delivery, described(error)
             )
             outgoing = self._copied(message, self._shortened(message), bookkeeping, due)
-        # Whoever repeats this after a crash stores nothing new.
+        # If this is repeated after a crash, nothing is stored twice.
         self._connection.publish(outgoing.named(delivery.copy_id))
         delivery.settle(ACK)
 
@@ -132,7 +132,7 @@ class Redelivery:
         if is_deliverable(message.delivery):
             self.redeliver(message, wait, spent=False)
             return True
-        # The only way left; at least no faster than this.
+        # No other way is left; the delay limits the rate.
         held = min(wait, MAX_HOLD)
         time.sleep(held / 1000)
         if wait > held:
