@@ -11,7 +11,7 @@ from ..errors import CallTimeout, ConnectionClosed, MessageTooLarge, UnexpectedA
 
 
 class NoResponders(CallTimeout):
-    """Raised when nobody listens on the subject of a request."""
+    """Raised when the subject of a request has no responder."""
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def header_block(headers: Mapping[str, str]) -> bytes:
 
 
 def parse_headers(block: bytes) -> dict[str, str]:
-    """Read a block of headers; what the server says in its first line stands under Status and Description."""
+    """Read a block of headers; the server's first line is returned as Status and Description."""
     first, *lines = block.split(_END)
     headers: dict[str, str] = {}
     status = first[len(_VERSION) :].strip().decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The synchronous face of a session: one per process, opened at first use, anew after a fork."""
+"""The synchronous interface of a session: one per process, opened at first use and again after a fork."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class _Opening:
             self._begin()
         if self._outcome is None:
             try:
-                # An attempt that begins now is given up by itself at the deadline, and says why.
+                # An attempt that starts now ends at the deadline and reports why it failed.
                 slot.take(max(deadline - time.monotonic(), 0) + MOMENT)
             except TimeoutError:
                 return ServerUnreachable(
@@ -167,7 +167,7 @@ class _Opening:
         return self._outcome
 
     def _begin(self) -> None:
-        # Should an exception hit this thread here, the next one that waits begins.
+        # If an exception interrupts this thread here, the next waiting thread starts the attempt.
         if is_green():
             # Two threads that make their first gevent hubs at once may wait for each other for ever.
             self._run()

@@ -32,7 +32,7 @@ _idents: set[int] = set()
 
 
 def check_may_block() -> None:
-    """Raise BlockingCallRefused on the thread of a loop, where a blocking call would stop all that runs there."""
+    """Raise BlockingCallRefused on the thread of a loop, where a blocking call would stop every task."""
     if threading.get_native_id() in _idents:
         raise BlockingCallRefused(
             "a blocking call on the connection's own thread, as in a callback of broker.subscribe(), would wait for "
@@ -56,7 +56,7 @@ class LoopThread:
 
     Parameters:
       name(str): The thread's name.
-      on_death(Callable): Told on that thread why the loop ended though nobody stopped it.
+      on_death(Callable): Called on that thread with the reason when the loop ends without being stopped.
     """
 
     def __init__(self, name: str, on_death: Callable[[str], object]) -> None:
@@ -99,7 +99,7 @@ class LoopThread:
         """Run a coroutine function on the loop and wait for what it returns; from any other thread.
 
         Parameters:
-          function(Callable): What to run; it is cancelled if the caller is interrupted or gives up.
+          function(Callable): What to run; it is cancelled if the caller is interrupted or its timeout ends.
           timeout(float): The seconds to wait at most; as long as the coroutine takes by default.
 
         Raises:
@@ -124,7 +124,7 @@ class LoopThread:
             self.call_soon(start)
             task: asyncio.Task[T] | None = outcome.take(timeout)
         except BaseException:
-            # A signal, or dramatiq's time limit: nobody waits for it any more.
+            # A signal, or dramatiq's time limit: the result is no longer needed.
             self.call_soon_if_open(cancel)
             raise
         finally:

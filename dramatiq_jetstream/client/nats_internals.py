@@ -100,7 +100,7 @@ class SharedTransport(TcpTransport):
         if self._shared is not None:
             self._shared.write(payload)
         elif self._io_writer is not None and not self._io_writer.transport.is_closing():
-            # uvloop's transport raises once it is closed, as when nats-py says its last words to a lost connection.
+            # uvloop's transport raises once it is closed, for example when nats-py still writes to a lost connection.
             super().write(payload)  # type: ignore[no-untyped-call]
 
     def writelines(self, payload: Iterable[bytes]) -> None:
@@ -127,13 +127,13 @@ class SharedTransport(TcpTransport):
         super().close()  # type: ignore[no-untyped-call]
 
     def abort(self) -> None:
-        """End the connection at once; what was not sent is lost."""
+        """End the connection at once; unsent data is lost."""
         self._detach()
         for writer in {self._io_writer, self._bare_io_writer} - {None}:
             writer.transport.abort()  # type: ignore[union-attr]
 
     def _discard(self) -> None:
-        """Close what a handshake that failed left open: nats-py connects anew and forgets it."""
+        """Close the socket of a failed handshake: nats-py reconnects without closing it."""
         self._detach()
         for writer in {self._io_writer, self._bare_io_writer} - {None}:
             writer.close()  # type: ignore[union-attr]
@@ -178,12 +178,12 @@ class NatsClient(Client):
 
     @property
     def server_info(self) -> dict[str, Any]:
-        """What the server said of itself; empty before it did."""
+        """The server's INFO; empty before it arrives."""
         return self._server_info or {}
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether the connection speaks TLS, whatever the server says of itself."""
+        """Whether the connection uses TLS, independent of the server's INFO."""
         transport: Any = self._transport
         if isinstance(transport, WebSocketTransport):
             return bool(transport._using_tls)
@@ -240,11 +240,11 @@ class NatsClient(Client):
 
     @property
     def has_stopped_reading(self) -> bool:
-        """Whether it says that it is connected, and reads no more: an error hit it that nats-py only logs."""
+        """Whether it reports to be connected but no longer reads, after an error that nats-py only logs."""
         return self.is_connected and self._reading_task is not None and self._reading_task.done()
 
     def abort(self) -> None:
-        """End the connection at once, however it stands."""
+        """End the connection at once, in any state."""
         self._status = Client.CLOSED
         if isinstance(self._transport, SharedTransport):
             self._transport.abort()
@@ -264,7 +264,7 @@ class NatsClient(Client):
             self._pending, self._pending_data_size = [], 0
 
     async def abandon(self) -> None:
-        """Close a client that never connected, or is of no use; nobody is told."""
+        """Close a client that never connected or is not used; no callback is called."""
         self._disconnected_cb = self._closed_cb = None
         if self._flush_queue is not None:
             await self.close()
@@ -283,7 +283,7 @@ class NatsClient(Client):
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
-            # Nobody waits for this one any more.
+            # The waiter of this pong was cancelled.
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()
 

@@ -32,7 +32,7 @@ class OnReconnect(Enum):
     SEND_AGAIN = auto()
     #: It is sent once the connection is back, if it was not written yet; else it may be lost: a pull request.
     SEND_LATER = auto()
-    #: It is not held while the connection is away: its sender repeats it, or nobody needs it then.
+    #: It is dropped while disconnected: its sender repeats it, or it is no longer needed.
     DROP = auto()
 
 
@@ -61,7 +61,7 @@ class OutboxItem:
 
 
 class Outbox:
-    """Sends from any thread, waking the loop once for all that wait.
+    """Sends from any thread; all waiting items wake the loop only once.
 
     An item that is sent again needs no round trip of its own: the server answers pings in order, so a
     pong means that it has seen the item, and until then a reconnect sends it once more.
@@ -119,7 +119,7 @@ class Outbox:
 
     def send_at_once(self, item: OutboxItem) -> None:
         """Send an item that need not be sent again, on the caller's own thread unless others are before it."""
-        # The order matters: the loop says that it writes before it takes from the queue.
+        # The order matters: the loop marks that it writes before it takes from the queue.
         shared = None if self._queue or self._writing else self._connected.client.shared_socket
         if shared is None or not shared.write_at_once(item.command):
             self.send(item)

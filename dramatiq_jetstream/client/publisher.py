@@ -20,7 +20,7 @@ from .server_errors import error_of, is_passing
 #: Seconds without an answer, since the server must have seen it, after which a publish is repeated.
 REPEAT_AFTER = 2.0
 
-#: Seconds between two looks at what is not answered.
+#: Seconds between two checks for unanswered publishes.
 LOOK_INTERVAL = 0.5
 
 #: Seconds before a publish is repeated that the server could not take just now.
@@ -103,7 +103,7 @@ class Publisher:
 
         Parameters:
           publication(Publication): The message.
-          done(Callable): Told the receipt or the error, once, on the loop; it must not raise.
+          done(Callable): Called once, on the loop, with the receipt or the error; it must not raise.
           token(bytes): A new token.
           at_once(bool): Write on the caller's own thread if no other publish is under way: sooner for one, dearer
             for many.
@@ -118,7 +118,7 @@ class Publisher:
         Parameters:
           publications(Sequence[Publication]): The messages.
           batch(str): A name for them that was never used.
-          done(Callable): Told the last one's receipt, or the error.
+          done(Callable): Called with the last one's receipt, or the error.
           token(bytes): A new token.
         """
         commands = []
@@ -147,7 +147,7 @@ class Publisher:
             self._outbox.send(item)
 
     def forget(self, token: bytes) -> ApiError | None:
-        """Give a publish up: nobody waits for its answer any more; from any thread.
+        """Abandon a publish whose answer is no longer needed; from any thread.
 
         Returns:
           ApiError: The server's last answer, if it could not take the message just then.
@@ -182,7 +182,7 @@ class Publisher:
             await asyncio.sleep(LOOK_INTERVAL)
             seen = set(self._pending)
             self._correct_queued()
-            # On a slow link a publish may be on its way for long; what is repeated would only queue behind it.
+            # On a slow connection a publish may take long; a repetition would only be queued behind it.
             if not seen or not await self._outbox.has_arrived():
                 continue
             await asyncio.sleep(REPEAT_AFTER)

@@ -1,4 +1,4 @@
-"""The NATS client of a session: connected, told when it is not, and replaced should it give up."""
+"""The NATS client of a session: it connects, reports disconnections, and is replaced when it is closed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LOOK_INTERVAL = 1.0
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 _REFUSED = ("authorization", "authentication", "credentials", "nkey", "jwt")
 
-#: Connect options that say who we are; they come before what an address says.
+#: Connect options with credentials; they take precedence over those in an address.
 _CREDENTIALS = ("token", "user_credentials", "nkeys_seed", "nkeys_seed_str", "signature_cb")
 
 
@@ -72,13 +72,13 @@ class ReconnectingClient:
         self._supervisor = supervisor
         self._on_back = on_back
         self._on_denied = on_denied
-        #: Why what was given as addresses is none.
+        #: Why the given addresses are invalid.
         self._unreadable = ""
         self._addresses = self._parse_addresses()
         self._tls = bool(settings.connect_options.get("tls")) or bool(self._schemes & {"tls", "wss"})
-        #: The client; another one after the server closed it for good.
+        #: The current client; it is replaced after the server closed it permanently.
         self.client = self._new_client()
-        #: While connecting for the first time: what refuses us for good.
+        #: During the first connect: the error that makes further attempts useless.
         self._refusal: asyncio.Future[Any] | None = None
         self._last_error: Exception | None = None
         self._replacing: asyncio.Task[None] | None = None
@@ -120,7 +120,7 @@ class ReconnectingClient:
             self._refusal = None
 
     async def watch(self) -> None:
-        """Have a client that stopped reading connect anew, for as long as the loop runs."""
+        """Reconnect a client that stopped reading; runs as long as the loop."""
         while True:
             await asyncio.sleep(LOOK_INTERVAL)
             if self.client.has_stopped_reading:
@@ -128,7 +128,7 @@ class ReconnectingClient:
                 await self.client.force_reconnect()
 
     async def close(self) -> None:
-        """Disconnect for good."""
+        """Disconnect permanently."""
         self.closing = True
         if self._replacing is not None:
             self._replacing.cancel()
@@ -234,7 +234,7 @@ class ReconnectingClient:
             self._refusal.set_result(error)
 
     def _report_denial(self, verb: str, subject: str, error: Exception) -> None:
-        """Say once what is missing: the keys of a bucket differ with every wait, its name does not."""
+        """Log each missing permission once; subjects of one bucket count as the same, as their keys differ."""
         kind = verb, ".".join(subject.split(".")[:2]) if verb == "subscription" else subject
         known = kind in self._denials or len(self._denials) >= MAX_DENIALS
         self._denials.add(kind)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 #: Seconds without an answer after which a request is repeated.
 ASK_AGAIN = 2.0
 
-#: Seconds between attempts while nobody answers, as happens for a moment when a cluster elects a leader.
+#: Seconds between attempts while a subject has no responder, for example during a leader election.
 NO_LEADER_PAUSE = 0.25
 
 
@@ -39,9 +39,9 @@ async def wait_out(
     """Take a step, and again while it fails with what may pass, within a timeout.
 
     Parameters:
-      step(Callable): Takes the step, told how many seconds are left.
+      step(Callable): Takes the step; called with the number of seconds left.
       passing(Callable): Whether an error may pass.
-      timeout(float): The seconds within which to begin the last attempt.
+      timeout(float): The seconds within which the last attempt starts.
       pause(float): The seconds between two attempts.
 
     Raises:
@@ -93,7 +93,7 @@ class Requests:
 
         async def attempt(left: float) -> Msg:
             try:
-                # A leader that dies takes its questions along, and the next one answers only new ones.
+                # Requests to a leader that fails are lost; the next leader answers only new ones.
                 return await self.ask(subject, body, headers, min(left, ASK_AGAIN))
             except NoResponders as error:
                 self._check_jetstream(error)
@@ -114,7 +114,7 @@ class Requests:
         """Send a request once, and wait so many seconds for the answer.
 
         Raises:
-          NoResponders: If nobody listens.
+          NoResponders: If the subject has no responder.
           RequestLost: If the connection broke meanwhile.
           CallTimeout: If there is no answer in time.
           PermissionDenied: If the server does not let this user ask.
@@ -145,7 +145,7 @@ class Requests:
             self._asking.discard(asking)
 
     async def probe(self, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float) -> None:
-        """Send a request only to learn whether this user may; nobody needs to listen, or to answer in time.
+        """Send a request only to check this user's permission; it needs no responder and no answer in time.
 
         Raises:
           PermissionDenied: If the server does not let this user ask.
@@ -192,7 +192,7 @@ class Requests:
         missing: Callable[[StreamNotFound], object],
         timeout: float | None = None,
     ) -> T:
-        """Take a step, and again within the timeout while nobody answers for its stream: it may be without a leader.
+        """Take a step, and repeat it within the timeout while its stream does not respond: it may have no leader.
 
         Parameters:
           step(Callable): What needs the stream.

@@ -1,4 +1,4 @@
-"""The server's error numbers, and what each means for whoever asked.
+"""The server's error numbers, and what each means for the caller.
 
 The numbers are nats-server's own (``server/errors.json`` of its source, read for 2.15).  An answer is *final* if
 asking again gets the same answer, as all that are not listed as passing do, and *passing* if it may get another
@@ -15,9 +15,9 @@ from ..errors import ApiError, BrokerError, ConsumerNotFound, StreamNotFound, Un
 CONSUMER_NOT_FOUND = 10014
 STREAM_NOT_FOUND = 10059
 MESSAGE_NOT_FOUND = 10037
-#: Deleting a message that is gone.
+#: Deleting a message that no longer exists.
 SEQUENCE_NOT_FOUND = 10057
-#: The stream or consumer was made by somebody else in the meantime.
+#: The stream or consumer was created by another process in the meantime.
 ALREADY_EXISTS = frozenset({10013, 10058, 10065, 10105, 10148})
 
 MESSAGE_TOO_LARGE = 10054
@@ -27,7 +27,7 @@ BATCH_INCOMPLETE = 10176
 DUPLICATE_IN_BATCH = 10201
 #: Delays are switched off for the stream, or the schedule is not understood.
 NO_SCHEDULES = frozenset({10188, 10189, 10190})
-#: A lost race; the second is a cluster's, while the winner's write is under way.
+#: A lost race; the second is a cluster's, while the winner's write is in progress.
 WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 
 #: An account, or a server, without JetStream.
@@ -96,7 +96,7 @@ def error_of(what: str, answer: dict[str, Any], address: str) -> BrokerError:
     """The error that an answer of the server stands for.
 
     Parameters:
-      what(str): What was asked.
+      what(str): What was requested.
       answer(dict): The answer's field ``error``.
       address(str): The server's address.
     """

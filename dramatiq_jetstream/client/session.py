@@ -1,4 +1,4 @@
-"""A live client on its loop thread, with all that rides on it: requests, publishes, the outbox, subscriptions."""
+"""A live client on its loop thread, with its requests, publishes, outbox and subscriptions."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Session(Requests):
         self.publisher: Publisher
         self._listeners: set[Listener] = set()
         self._subscriptions = Subscriptions(self.connected, self.timeout)
-        #: What the client's own inboxes begin with.
+        #: The prefix of the client's own inboxes.
         self._inboxes = ""
 
     @property
     def client(self) -> NatsClient:
-        """The client; another one after the server closed it for good."""
+        """The current client; it is replaced after the server closed it permanently."""
         return self.connected.client
 
     @property
@@ -98,7 +98,7 @@ class Session(Requests):
             raise
 
     def close(self) -> None:
-        """Hand the server what is still to be sent, disconnect and end the thread; within the timeout."""
+        """Send what is pending, disconnect and end the thread; within the timeout."""
         self.connected.closing = True
         try:
             self.thread.run(self._close, self.timeout)
@@ -176,7 +176,7 @@ class Session(Requests):
         self._listeners.discard(listener)
 
     async def receive(self, receiver: Receiver) -> tuple[str, Listening]:
-        """Listen on an inbox of one's own; return its subject and what ends it."""
+        """Subscribe to a new inbox; return its subject and the function that ends it."""
         inbox = self.client.new_inbox()
         return inbox, await self._subscriptions.add(inbox, receiver)
 
@@ -186,7 +186,7 @@ class Session(Requests):
         Parameters:
           subject(str): The subject.
           body(bytes): The request.
-          take(Callable): Takes each answer's block of headers and body, and tells whether it was the last.
+          take(Callable): Called with each answer's block of headers and body; returns whether it was the last.
 
         Raises:
           CallTimeout: If no answer comes for as long as the timeout.
@@ -240,7 +240,7 @@ class Session(Requests):
         return await self._subscriptions.add(subject, on_message)
 
     async def unsubscribe(self, listening: Listening | None, *, drain: bool = True) -> None:
-        """End a subscription; unless told otherwise, once what is already on its way here has been handled."""
+        """End a subscription; by default after the messages already in transit have been handled."""
         if listening is not None:
             await self._subscriptions.remove(listening, drain=drain)
 

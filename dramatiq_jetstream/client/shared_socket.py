@@ -18,7 +18,7 @@ HIGH_WATER = 1024 * 1024
 RETRY_WRITE = 0.001
 
 #: How many such attempts in a row may fail before the thread is taken for lost: an exception hit it while it
-#: held the turn.  They are counted and not timed, as a process that was stopped has lost nobody.
+#: held the turn.  They are counted and not timed, because a stopped process has lost no thread.
 MAX_RETRIES = 300
 
 _OWNER = "owner"
@@ -28,7 +28,7 @@ class SharedSocket:
     """The writing end of one connection.  Methods are the loop's unless they say otherwise.
 
     Parameters:
-      descriptor(int): The connected socket; a duplicate of it is used, for asyncio lets nobody else watch its own.
+      descriptor(int): The connected socket; a duplicate is used, as asyncio allows no other watcher on its own.
       give_up(Callable): Ends the connection, which may hold half a command.
     """
 
@@ -114,11 +114,11 @@ class SharedSocket:
         self._room.set()
 
     def _send(self, payload: bytes) -> None:
-        """Hand the socket what it takes, and keep the rest; by whoever has the turn."""
+        """Write what the socket accepts and keep the rest; only by the holder of the turn."""
         self._unsent += payload if self._unsent else payload[self._offer(payload) :]
 
     def _offer(self, payload: bytes) -> int:
-        """How many bytes the socket takes; all of them if it is gone, for who reads from it will hear of that."""
+        """How many bytes the socket accepts; all if it is closed, as its reader reports the error."""
         try:
             return self._socket.send(payload)
         except BlockingIOError:

@@ -64,7 +64,7 @@ class Subscriptions:
         return listening
 
     async def renew(self) -> None:
-        """Subscribe anew what an earlier client had subscribed."""
+        """Subscribe again to the subjects of the previous client."""
         for listening in list(self._all):
             if listening.client is not self._connected.client:
                 await self._subscribe(listening)
@@ -72,7 +72,7 @@ class Subscriptions:
                     await self._unsubscribe(listening, drain=False)
 
     async def remove(self, listening: Listening, *, drain: bool) -> None:
-        """Stop listening; if asked to, once what is already on its way here has been handled."""
+        """Unsubscribe; optionally after the messages already in transit have been handled."""
         if listening in self._all:
             self._all.discard(listening)
             await self._unsubscribe(listening, drain=drain)

@@ -15,7 +15,7 @@ from ..logs import get_logger
 MIN_PAUSE = 250
 MAX_PAUSE = 10_000
 
-#: How often a task may fail in a row before it is given up.
+#: How often a task may fail in a row before it is no longer restarted.
 MAX_FAILURES = 10
 
 #: Seconds a task must have run before its earlier failures are forgotten.
@@ -26,7 +26,7 @@ class Supervisor:
     """Starts the background tasks of one loop.  All of it is called on that loop.
 
     Parameters:
-      on_fatal(Callable): Told why a task was given up, once it failed ten times in a row.
+      on_fatal(Callable): Called with the reason when a task failed ten times in a row and is not restarted.
     """
 
     def __init__(self, on_fatal: Callable[[str], object]) -> None:
@@ -39,7 +39,7 @@ class Supervisor:
 
         Parameters:
           name(str): What the task does, for the log: a noun.
-          work(Callable): Begins the work, each time anew.
+          work(Callable): Starts the work; called again for each restart.
         """
         return self._start(self._restarted(name, work))
 

@@ -41,7 +41,7 @@ def new_buffer() -> Buffer[Any]:
 
 
 class Slot:
-    """What one thread waits for and another puts in, once; a future without all that a future can do besides."""
+    """A value that one thread waits for and another sets, once: a minimal future."""
 
     __slots__ = ("_content", "_empty", "_full")
 
@@ -137,7 +137,7 @@ class _GreenFuture(Future[Any]):
 
     def __init__(self) -> None:
         super().__init__()
-        # gevent's lock belongs to one thread; nobody holds this one for longer than a few lines.
+        # gevent's lock belongs to one thread; this one is held only for a few lines.
         self._condition = threading.Condition(_original("_thread", "RLock")())
 
     def wait(self, timeout: float | None) -> None:

@@ -41,14 +41,14 @@ _logger = get_logger(__name__)
 
 
 class Advisory(NamedTuple):
-    """What the server says of a message whose attempts are used up.
+    """The server's advisory about a message without attempts left.
 
     Parameters:
       stream(str): Its stream.
       consumer(str): The consumer that delivered it.
       sequence(int): Its sequence in the stream.
       deliveries(int): How often it was delivered.
-      timestamp(int): When the server said so, in UNIX nanoseconds.
+      timestamp(int): When the server sent it, in UNIX nanoseconds.
     """
 
     stream: str
@@ -59,7 +59,7 @@ class Advisory(NamedTuple):
 
     @classmethod
     def read(cls, body: bytes) -> Advisory:
-        """Read one; ValueError says why it cannot be read."""
+        """Parse an advisory; raises ValueError if it cannot be parsed."""
         try:
             fields: Any = json.loads(body)
             stream, consumer = names = fields["stream"], fields["consumer"]
@@ -98,7 +98,7 @@ class AdvisoryRoute(Route):
 
 
 def advisory_route(names: Names, route: Route, replicas: int) -> AdvisoryRoute:
-    """Where the advisories about a queue's consumer are captured; one stream for all of ours."""
+    """Where the advisories about a queue's consumer are captured; one stream for all streams owned by this package."""
     stream, subject = names.advisories, f"{SUBJECT}.*.{names.consumer}"
     if route.settings.bound:
         stream, subject = names.advisories_of(route.queue_name), f"{SUBJECT}.{route.stream}.{route.consumer}"
@@ -125,6 +125,6 @@ async def _ensure_bounded(session: Session, requirement: Requirement) -> Config:
         try:
             await requirement.change(session, found | changes)
         except BrokerError as error:
-            # It works all the same, but for a flood of advisories that nobody can handle.
+            # This still works, unless there are very many advisories that no worker can handle.
             _logger.debug("The %s %r stays without bounds: %s", requirement.kind, requirement.label, error)
     return found

@@ -100,18 +100,18 @@ class DeadLetters:
                 yield entry, None if done else self._try(entry)
 
     def delete_all(self, entries: Iterable[DeadLetter]) -> int:
-        """Remove entries for good, many at a time, and tell how many were still there."""
+        """Delete entries, many at a time; return how many still existed."""
         remaining, removed = iter(entries), 0
         while page := list(islice(remaining, OUTSTANDING)):
             removed += self._connection.call(partial(self._delete_all, entries=page))
         return removed
 
     def delete(self, entry: DeadLetter) -> bool:
-        """Remove one entry for good, and tell whether it was still there."""
+        """Delete one entry; return whether it still existed."""
         return self._connection.call(partial(reading.delete, stream=self._names.dead_letters, sequence=entry.number))
 
     def purge(self, queue_name: str | None = None, actor_name: str | None = None) -> int:
-        """Remove dead letters for good, and tell how many.
+        """Delete dead letters; return how many.
 
         Parameters:
           queue_name(str): Only those of this queue.
@@ -185,7 +185,7 @@ class DeadLetters:
             raise UnsupportedMessage(f"message {entry.sequence} is no longer in the stream {entry.stream!r}")
         if entry.actor_name is None:
             return found
-        # Whoever requeues it need not know which actor the queue has.
+        # The process that requeues it need not declare the actor of the queue.
         return found._replace(headers={ACTOR: quote_text(entry.actor_name), **found.headers})
 
     def _decode(self, queue: Queue, entry: DeadLetter, source: StoredMessage) -> Message[Any]:

@@ -34,7 +34,7 @@ class ExhaustedLetters:
         self._attempts = attempts
 
     async def store(self, session: Session, queue: Queue, found: StoredMessage, deliveries: int) -> None:
-        """Store the dead letter of a message, then remove the message, unless its stream is somebody else's.
+        """Store the dead letter of a message, then remove the message, unless its stream is owned by others.
 
         Parameters:
           session(Session): The live connection.
@@ -96,7 +96,7 @@ class ExhaustedLetters:
             self.logger.exception("Message %s of queue %r cannot be read.", delivery, queue.name)
             return Failure(delivery, None, Reason.UNDECODABLE, error, kept)
         record = delivery.record
-        # A worker that says how the last attempt ended was neither killed nor cut off.
+        # A worker that recorded the end of the last attempt was neither killed nor disconnected.
         said = record is not None and record.attempt >= delivery.origin.deliveries
         reason = Reason.RETRIES_EXHAUSTED if said else Reason.ATTEMPTS_EXCEEDED
         return Failure(delivery, message, reason, None, kept)

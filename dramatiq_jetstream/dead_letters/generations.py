@@ -28,7 +28,7 @@ ATTEMPTS = 10
 MIN_PATIENCE = 60.0
 MAX_PATIENCE = 86_400.0
 
-#: What tells a message from every other in its queue: its sequence, and when it was stored.
+#: The identity of a message in its queue: its sequence, and when it was stored.
 Identity = tuple[int, int]
 
 
@@ -63,7 +63,7 @@ class Generations:
         self._patience = MIN_PATIENCE
 
     def forget(self) -> None:
-        """Begin anew: the queue has another consumer, or nothing to find."""
+        """Reset: the queue has another consumer, or nothing to find."""
         self._generation, self._survivors, self._letters = None, frozenset(), None
 
     @property
@@ -160,7 +160,7 @@ class Generations:
 
 
 def identity(message: StoredMessage) -> Identity:
-    """What tells a message from every other in its queue."""
+    """The identity of a message in its queue."""
     return message.sequence, message.timestamp
 
 

@@ -1,4 +1,4 @@
-"""What a dead letter says: pure builders of its headers, which hold whatever the message and its error hold."""
+"""Builds the headers of a dead letter from its message and error; no I/O."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ MAX_HEADER = 1_024
 #: The longest options of a plain JSON message that are carried along, in bytes.
 MAX_OPTIONS = 16_384
 
-#: What a plain JSON message says of itself; without it, it could not be requeued.
+#: The headers of a plain JSON message that are needed to requeue it.
 _CARRIED = {ACTOR: MAX_HEADER, MESSAGE_ID: MAX_HEADER, OPTIONS: MAX_OPTIONS, TIMESTAMP: MAX_HEADER}
 
 #: What is left out first where a letter is too large, from the first on.
@@ -66,7 +66,7 @@ class Reason(str, Enum):
 
     @classmethod
     def of(cls, text: str) -> Reason:
-        """The reason of that text, whoever wrote it."""
+        """The reason for a text, which may come from any program."""
         return next((reason for reason in cls if reason.value == text), cls.UNHANDLED)
 
 

@@ -98,7 +98,7 @@ class DeadLetterStore:
                 await self._ensured.ensure(session)
                 return await session.store(publication)
 
-            # It was there when this session began; somebody may have deleted it since.
+            # The stream existed when this session started; it may have been deleted since.
             await session.persist(attempt, lambda _: self._ensured.forget())
 
     def _ttl_header(self, failure: Failure) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Finds exhausted messages of a queue of ours that no advisory told of.
+"""Finds exhausted messages, in a stream owned by this package, without an advisory.
 
 What a consumer has delivered, holds no more and its stream still keeps is either exhausted, or was acknowledged a
 moment ago and is about to be removed; so it must stay for a while.  Nothing is held up to the consumer's
@@ -121,7 +121,7 @@ class Sweep:
         """The sequence up to which nothing is held, nor will be."""
         delivered = consumer["delivered"]
         if consumer["created"] != self._created or delivered["consumer_seq"] < self._deliveries:
-            # Another consumer of that name, or one that was reset, delivers everything anew.
+            # A consumer that was replaced or reset delivers all messages again.
             self._forget()
         self._created, self._deliveries = consumer["created"], delivered["consumer_seq"]
         last: int = delivered["stream_seq"]
@@ -135,7 +135,7 @@ class Sweep:
     async def _look(self, session: Session, passed: int, deliveries: int) -> Looked:
         route, stored, start, seen = self._queue.route, 0, 1, set[Identity]()
         end = max([passed, *(sequence for sequence, _ in self._suspects)])
-        # Mostly there is nothing: one message tells.
+        # Usually there is none: reading one message is enough to know.
         count = 1
         while stored < ROUND:
             page = await reading.read_page(session, route.stream, route.filter, start, count)
@@ -204,7 +204,7 @@ class Sweep:
         )
 
     def _keep_only(self, seen: set[Identity]) -> None:
-        """Forget what is gone."""
+        """Forget messages that no longer exist."""
         self._suspects = {key: since for key, since in self._suspects.items() if key in seen}
         self._trials = {key: trial for key, trial in self._trials.items() if key in seen}
 

@@ -27,7 +27,7 @@ POLL_INTERVAL = 10
 class NatsServer:
     """Runs a nats-server with JetStream on 127.0.0.1, as a context manager or by :meth:`start` and :meth:`stop`.
 
-    The server is stopped when the interpreter exits, and soon after this process dies in any other way. A Ctrl-C
+    The server is stopped when the interpreter exits, and soon after this process ends in any other way. A Ctrl-C
     in the terminal does not reach it. A process forked from this one does not own the server: there, :meth:`stop`
     does nothing. Works on Linux and macOS.
 
@@ -119,7 +119,7 @@ class NatsServer:
             raise
 
     def stop(self) -> None:
-        """Stop the server, if it runs, and remove what was temporary."""
+        """Stop the server, if it runs, and remove temporary files."""
         self._end(signal.SIGTERM)
         if self._directory is not None:
             shutil.rmtree(self._directory)

@@ -39,7 +39,7 @@ def find_binary(given: str | os.PathLike[str] | None = None) -> Path:
       given(str | PathLike): The only one to consider, if any.
 
     Raises:
-      EmbeddedServerError: When there is none, or the given one is not an executable file.
+      EmbeddedServerError: If the binary is not found, or the given path is not an executable file.
 
     Returns:
       Path: The given one, the one that the extra ``server`` installed, or the first on PATH.

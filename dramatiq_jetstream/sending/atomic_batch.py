@@ -66,13 +66,13 @@ class AtomicBatch(Batch):
                 return outcome
             self._repeated = self._repeated or outcome.repeated
             if self._repeated and outcome.err_code == DUPLICATE_IN_BATCH:
-                # It went through the first time, when nobody heard the answer.
+                # The first attempt was stored, but its answer was lost.
                 return Receipt("", 0, duplicate=True)
             if not (outcome.repeated and outcome.err_code == BATCH_INCOMPLETE and time.monotonic() < deadline):
                 return outcome
 
     def _find_stream(self, queue: Queue) -> None:
-        """Make a stream anew of which the server did not know, or wait for it: it may be without a leader."""
+        """Create a stream that the server did not find, or wait for it: it may have no leader."""
         time.sleep(NO_LEADER_PAUSE)
         self.connection.call(queue.find_stream)
 

@@ -35,10 +35,10 @@ from .queue import Queue
 WINDOW = 2_048
 WINDOW_BYTES = 16 * 1024 * 1024
 
-#: Told of each message that is stored, and of its delay.
+#: Called with each stored message and its delay.
 OnStored = Callable[[Message[Any], int | None], object]
 
-#: Told why a batch failed.
+#: Called with the error of a failed batch.
 OnFailed = Callable[[Exception], object]
 
 #: The batch that a thread, or a task, fills at the moment.
@@ -69,8 +69,8 @@ class Batch:
 
     Parameters:
       connection(Connection): The way to the server.
-      stored(Callable): Told of each message that is stored, and its delay.
-      failed(Callable): Told why the batch failed, before that is raised.
+      stored(Callable): Called with each stored message and its delay.
+      failed(Callable): Called with the error of the batch before it is raised.
     """
 
     def __init__(self, connection: Connection, stored: OnStored, failed: OnFailed) -> None:
@@ -160,7 +160,7 @@ class Batch:
         raise NotImplementedError
 
     def abandon(self) -> None:
-        """Leave the batch because of an exception; what was sent already stays sent."""
+        """Leave the batch because of an exception; messages already sent are not revoked."""
         raise NotImplementedError
 
     def close(self, entry: Entry, outcome: Outcome | None) -> None:

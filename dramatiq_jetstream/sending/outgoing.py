@@ -12,7 +12,7 @@ from ..wire import MSG_ID, SCHEDULE, SCHEDULE_TARGET, AnyMessage, PayloadFormat,
 
 
 def due_at(delay: float) -> int:
-    """The UNIX time in milliseconds at which a delay that begins now has passed, never earlier."""
+    """The UNIX time in milliseconds at which a delay that starts now has passed, never earlier."""
     return math.ceil(time.time() * 1000) + math.ceil(delay)
 
 

@@ -123,7 +123,7 @@ class Queue:
     def store(self, publication: Publication) -> Receipt:
         """Publish a message and wait until the stream has stored it.
 
-        A stream that does not answer is made anew, or waited for: it may be without a leader.
+        A stream that does not answer is created again, or waited for: it may have no leader.
         """
         try:
             self.prepare(publication)
@@ -148,7 +148,7 @@ class Queue:
             raise self.rejection(error, publication) from error
 
     async def find_stream(self, session: Session) -> None:
-        """Make a stream anew of which the server did not know, or wait for it; on the loop."""
+        """Create a stream that the server did not find, or wait for it; on the loop."""
 
         async def attempt() -> None:
             await self._ensured.ensure(session)

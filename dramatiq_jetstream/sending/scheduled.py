@@ -16,7 +16,7 @@ from ..names import covers
 from ..streams import Route, StoredMessage, reading
 from ..wire import EXPECTED_SUBJECT_SEQUENCE, MSG_ID, SCHEDULE, PayloadFormat, Publication
 
-#: When a schedule of ours fires: a moment with its zone, as RFC 3339 has it.
+#: When a schedule of this package fires: a time with its zone, in RFC 3339 format.
 _MOMENT = re.compile(r"@at (\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:[.,](\d+))?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -41,30 +41,30 @@ class DelayedMessage(NamedTuple):
 
 
 async def cancel(session: Session, route: Route, message_id: str) -> bool:
-    """Remove what is held back of a message, and tell whether there was anything; on the loop."""
+    """Remove the delayed copies of a message; return whether there were any.  On the loop."""
     subject = route.names.delayed_subject(route.queue_name, message_id)
     return bool(await reading.purge(session, route.stream, subject))
 
 
 async def cancel_subject(session: Session, route: Route, subject: str) -> bool:
-    """Remove what is held back under one subject, whoever sent it, and tell whether there was anything; on the loop."""
+    """Remove the delayed messages of a subject, from any sender; return whether there were any.  On the loop."""
     if not covers(route.names.delayed_subject(route.queue_name), subject) or {"*", ">"} & set(subject.split(".")):
         return False
     return bool(await reading.purge(session, route.stream, subject))
 
 
 async def cancel_sequence(session: Session, route: Route, sequence: int) -> bool:
-    """Remove what is held back at a sequence of the queue's stream, whoever sent it; on the loop."""
+    """Remove the delayed message at a sequence of the queue's stream, from any sender; on the loop."""
     try:
         found = await reading.get(session, route.stream, sequence)
     except StreamNotFound:
         return False
-    # A schedule that repeats may be stored anew at any moment, under the same subject.
+    # A repeating schedule may be stored again at any time, under the same subject.
     return found is not None and await cancel_subject(session, route, found.subject)
 
 
 async def run_now(session: Session, route: Route, message_id: str) -> int:
-    """Have what is held back of a message delivered at once, and tell how many that were; on the loop.
+    """Have the delayed copies of a message delivered at once; return their number.  On the loop.
 
     The schedule is replaced by one that is due, and only if it still stands: a message that fires
     meanwhile runs once all the same.  A schedule that repeats is left alone.
@@ -108,7 +108,7 @@ def _decode(payload: PayloadFormat, found: StoredMessage) -> Message[Any] | None
 
 
 def due_of(found: StoredMessage) -> int | None:
-    """When a message is due, in UNIX milliseconds; None if its schedule does not name a moment, or it has none."""
+    """When a message is due, in UNIX milliseconds; None if its schedule is missing or contains no time."""
     read = _MOMENT.fullmatch(found.headers.get(SCHEDULE, ""))
     if read is None:
         return None

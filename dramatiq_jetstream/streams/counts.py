@@ -35,7 +35,7 @@ class QueueCounts(NamedTuple):
 
 
 class QueueState(NamedTuple):
-    """What the server says of a queue.
+    """The server's information about a queue.
 
     Parameters:
       stream(dict): The stream's configuration and state; empty if there is no such stream.
@@ -78,7 +78,7 @@ async def count_held(session: Session, stream: str, consumer: str) -> int:
 
 
 async def purge(session: Session, route: Route) -> None:
-    """Drop a queue's messages: of a stream of ours all of them, delayed ones too."""
+    """Drop a queue's messages; in a stream owned by this package also the delayed ones."""
     await reading.purge(session, route.stream, route.filter if route.settings.bound else None)
 
 

@@ -1,4 +1,4 @@
-"""What the server has, compared with what is declared."""
+"""Compares the configuration on the server with the declared one."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from ..wire import Origin
 PAGE = 256
 PAGE_BYTES = 8 * 1024 * 1024
 
-#: The server counts in 64 bits, and refuses to read what is beyond.
+#: The server's sequences have 64 bits; it refuses larger ones.
 MAX_SEQUENCE = 2**64 - 1
 
 _SUBJECT = "Nats-Subject"
@@ -66,7 +66,7 @@ class StoredMessage(NamedTuple):
 
     @property
     def origin(self) -> Origin:
-        """Where it stands, as a delivery of it would say."""
+        """Its position in the stream, as in a delivery of it."""
         return Origin(self.stream, "", 1, self.sequence, self.timestamp)
 
     @property
@@ -88,7 +88,7 @@ class Page(NamedTuple):
 
 
 def nanoseconds(moment: str) -> int:
-    """The UNIX time of a moment as the server writes it: RFC 3339 with up to nine decimals, in UTC."""
+    """The UNIX time of a timestamp in the server's format: RFC 3339 with up to nine decimals, in UTC."""
     whole, _, fraction = moment.rstrip("Z").partition(".")
     seconds = calendar.timegm(time.strptime(whole, "%Y-%m-%dT%H:%M:%S"))
     return seconds * 1_000_000_000 + int(fraction.ljust(9, "0") or 0)
@@ -101,7 +101,7 @@ async def read(session: Session, stream: str, subject: str, start: int, count: i
       session(Session): The live connection.
       stream(str): The stream.
       subject(str): Which subjects; it may have wildcards.
-      start(int): The sequence to begin at.
+      start(int): The first sequence to read.
       count(int): How many at most.
 
     Raises:
@@ -147,7 +147,7 @@ async def read_page(session: Session, stream: str, subject: str, start: int, cou
     try:
         return await _collect(session, stream, request)
     except NoResponders:
-        # Without allow_direct nobody serves such reads; one at a time always works.
+        # Without allow_direct such reads have no responder; reading one at a time always works.
         return await _read_singly(session, stream, subject, start, count)
 
 
@@ -196,7 +196,7 @@ def walk(connection: Connection, stream: str, subject: str, after: int = 0) -> I
       connection(Connection): The way to the server.
       stream(str): The stream; one that does not exist is empty.
       subject(str): Which subjects; it may have wildcards.
-      after(int): The sequence to begin behind.
+      after(int): The sequence after which to start.
     """
     while True:
         try:
@@ -231,7 +231,7 @@ async def _get(session: Session, stream: str, request: Mapping[str, object]) -> 
 
 
 async def delete(session: Session, stream: str, sequence: int) -> bool:
-    """Delete one message, and tell whether it was still there."""
+    """Delete one message; return whether it still existed."""
     try:
         await session.call_api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
     except ApiError as error:

@@ -45,7 +45,7 @@ class Requirement:
 
     @property
     def name(self) -> str:
-        """The name of what is meant."""
+        """The name of the stream or consumer."""
         return self.consumer or self.stream
 
     @property
@@ -92,7 +92,7 @@ class Requirement:
         return found
 
     async def make(self, session: Session) -> None:
-        """Make it, unless somebody just made it; on the loop."""
+        """Create it, unless another process just did; on the loop."""
         try:
             await self._write(session, self.config, "create")
         except ApiError as error:
@@ -108,7 +108,7 @@ class Requirement:
         await self._write(session, config, "update")
 
     async def _find_or_make(self, session: Session) -> Config:
-        """Many processes start at once: whoever loses the race finds what the winner made."""
+        """Many processes may start at once: all but the first find what the first one created."""
         found = await self.find(session)
         if found is None:
             await self.make(session)

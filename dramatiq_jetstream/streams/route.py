@@ -110,7 +110,7 @@ class Route:
         return config
 
     def stream_demands(self) -> frozenset[str]:
-        """The fields that an existing stream is held to; of somebody else's, only what was set."""
+        """The fields that an existing stream must match; if it is owned by others, only those that were set."""
         if not self.settings.bound:
             return frozenset(self.stream_config()) - {"name", "allow_direct", "allow_atomic", "max_consumers"}
         chosen = ("max_msgs", "max_bytes", "max_msg_size", "discard", "duplicate_window")

@@ -51,12 +51,12 @@ class Redelivery:
         """Have a message run again after so many milliseconds.
 
         Parameters:
-          message(JetStreamMessage): The message, with the options its next attempt shall see.
+          message(JetStreamMessage): The message, with the options for its next attempt.
           delay(float): The milliseconds to wait.
           spent(bool): Whether this delivery counts as an attempt.
 
         Raises:
-          BrokerConnectionError: If the server cannot be told now.
+          BrokerConnectionError: If the server cannot be reached.
         """
         delivery = message.delivery
         if delivery.settled:
