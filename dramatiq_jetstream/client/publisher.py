@@ -105,8 +105,8 @@ class Publisher:
           publication(Publication): The message.
           done(Callable): Called once, on the loop, with the receipt or the error; it must not raise.
           token(bytes): A new token.
-          at_once(bool): Write on the caller's own thread if no other publish is under way: sooner for one, dearer
-            for many.
+          at_once(bool): Write on the caller's own thread if no other publish is in progress: faster for one,
+            more expensive for many.
         """
         self._launch(token, publication.subject, self._command(publication, token), done, at_once)
 

@@ -124,7 +124,7 @@ class ReconnectingClient:
         while True:
             await asyncio.sleep(LOOK_INTERVAL)
             if self.client.has_stopped_reading:
-                self.logger.warning("The client stopped reading from NATS at %s; it connects anew.", self.address)
+                self.logger.warning("The client stopped reading from NATS at %s; reconnecting.", self.address)
                 await self.client.force_reconnect()
 
     async def close(self) -> None:

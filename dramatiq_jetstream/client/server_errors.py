@@ -1,9 +1,9 @@
 """The server's error numbers, and what each means for the caller.
 
 The numbers are nats-server's own (``server/errors.json`` of its source, read for 2.15).  An answer is *final* if
-asking again gets the same answer, as all that are not listed as passing do, and *passing* if it may get another
-one soon.  A publish is of *unknown* outcome if it was answered with passing errors only, or not at all, or if a
-copy of it that was sent again is refused because of what is stored: an earlier copy may be.
+a repeated request gets the same answer, and *passing* if it may soon get another; answers not listed as passing
+are final.  The outcome of a publish is *unknown* if it got only passing errors or no answer, or if a repeated
+copy is refused because of what is stored: an earlier copy may be stored.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A socket to which any thread may write, without a lock that an exception could leave taken.
+"""A socket to which any thread may write, without a lock that an exception could leave locked.
 
-dramatiq throws exceptions into threads (time limits, shutdowns, aborts), and one that lands between the taking
-of a lock and its ``try`` leaves it taken for ever.  Here a writer claims the turn with a token of its own, no
-thread waits for a turn, and the loop takes the turn away from a writer that does not come back.
+dramatiq raises exceptions in threads (time limits, shutdowns, aborts).  One that occurs between the acquisition
+of a lock and its ``try`` leaves the lock locked for ever.  Here a writer claims the turn with its own token, no
+thread waits for a turn, and the loop takes the turn away from a writer that does not release it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ HIGH_WATER = 1024 * 1024
 #: Seconds between two attempts of the loop to write while another thread does.
 RETRY_WRITE = 0.001
 
-#: How many such attempts in a row may fail before the thread is taken for lost: an exception hit it while it
-#: held the turn.  They are counted and not timed, because a stopped process has lost no thread.
+#: How many such attempts in a row may fail before the thread counts as lost: an exception interrupted it
+#: while it held the turn.  They are counted and not timed, because a stopped process has lost no thread.
 MAX_RETRIES = 300
 
 _OWNER = "owner"

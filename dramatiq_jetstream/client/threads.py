@@ -1,7 +1,7 @@
-"""Threads and what passes between them, real even where gevent has put greenlets in their place.
+"""Threads and their queues, which stay real threads even if gevent has replaced them with greenlets.
 
-gevent's patches make a thread a greenlet of the thread that starts it.  An event loop there would stand
-still whenever an actor computes, leases would end, and uvloop would stop every greenlet for good.
+gevent's patches make a thread a greenlet of the thread that starts it.  An event loop there would stop
+whenever an actor computes, leases would end, and uvloop would block every greenlet permanently.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Buffer(Protocol[T]):
-    """What this package needs of a :class:`queue.SimpleQueue`."""
+    """The methods of :class:`queue.SimpleQueue` that this package uses."""
 
     def put(self, item: T, /) -> None: ...
 

@@ -19,8 +19,8 @@ SUBJECT = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 #: The durable consumer of advisories.
 ADVISORY_CONSUMER = "keeper"
 
-#: Milliseconds for which an advisory is kept.  About a queue of ours the sweep finds what it told of; about somebody
-#: else's stream nothing does.
+#: Milliseconds for which an advisory is kept.  In a stream owned by this package, the sweep finds the message
+#: anyway; in a stream owned by others, only the advisory reports it.
 MAX_AGE = 86_400_000
 MAX_AGE_BOUND = 7 * MAX_AGE
 
@@ -29,7 +29,7 @@ MAX_PER_QUEUE = 10_000
 MAX_ADVISORIES = 100_000
 
 #: What a stream or consumer of an earlier version has where this one has a bound.  max_ack_pending is the server's
-#: default: with it, a thousand advisories that nobody can handle keep all others back.
+#: default: with it, a thousand advisories that no worker can handle block all others.
 _UNBOUNDED: dict[str, dict[str, tuple[int, ...]]] = {
     "stream": {"max_age": (0,), "max_msgs": (-1,), "max_msgs_per_subject": (-1, 0)},
     "consumer": {"max_ack_pending": (1_000,)},

@@ -1,8 +1,8 @@
 """Finds exhausted messages, in a stream owned by this package, without an advisory.
 
-What a consumer has delivered, holds no more and its stream still keeps is either exhausted, or was acknowledged a
-moment ago and is about to be removed; so it must stay for a while.  Nothing is held up to the consumer's
-acknowledgement floor, nor anywhere while the consumer holds nothing at all; for a busy queue, generations tell.
+A message that was delivered, is no longer pending and is still in the stream is either exhausted, or was just
+acknowledged and is about to be removed; so it must stay there for some time.  No message is pending up to the
+acknowledgement floor, or anywhere if the consumer has none pending; a busy queue is searched with generations.
 """
 
 from __future__ import annotations

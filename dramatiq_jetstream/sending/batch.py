@@ -122,7 +122,9 @@ class Batch:
             return
         self.abandon()
         if self.failures:
-            self.logger.error("A block raised, and besides: %s", BatchFailed(self.failures, self._count, self._again))
+            self.logger.error(
+                "The block of a batch raised; in addition: %s", BatchFailed(self.failures, self._count, self._again)
+            )
 
     def add(self, message: Message[Any], delay: int | None, queue: Queue, publication: Publication) -> None:
         """Take one more message.  Raises whatever enqueueing it alone would raise at once."""

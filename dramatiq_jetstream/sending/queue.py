@@ -82,7 +82,7 @@ class Queue:
         return found
 
     async def assumed_limits(self, session: Session, max_deliver: int | None) -> Limits:
-        """What a worker goes by where nothing may be made: what the consumer has, if that may be asked; on the loop."""
+        """The limits for a worker that may not create anything: the consumer's, if it may read them; on the loop."""
         config = await self._ask_consumer(session, max_deliver)
         if config is None:
             return Limits(self.route.settings.ack_wait or DEFAULT_ACK_WAIT, max_deliver)

@@ -62,8 +62,8 @@ class JetStreamConsumer(Consumer):
     def offer(self, delivery: Delivery) -> None:
         """Take a delivery from the puller; on the loop.
 
-        A plain one goes straight to the worker's threads: to wake dramatiq's consumer thread in
-        between would take longer than all that is done here.
+        A message without special handling is passed directly to the worker's threads.  Waking
+        dramatiq's consumer thread first would take longer than the rest of this method.
         """
         if not self._pass_on(delivery):
             self._buffer.put(delivery)

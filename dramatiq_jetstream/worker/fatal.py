@@ -22,8 +22,8 @@ _ending = threading.Event()
 def end_process(reason: str) -> None:
     """End this worker process; its messages are delivered again.
 
-    It is asked to stop, as by its supervisor, and ended after half a minute if it has not.  Its status is not
-    zero either way, so that dramatiq's main process stops with it and whoever watches that starts it anew.
+    It receives the stop signal, and is killed after 30 seconds if it has not stopped.  Its exit status is not
+    zero in both cases, so that dramatiq's main process stops too and its supervisor can restart it.
 
     Parameters:
       reason(str): Why, for the log.

@@ -142,7 +142,11 @@ class QueueHandling:
         error = message.hook_error
         failures = message.counted_handoffs + 1
         if error is not None and is_permanent(error):
-            self.logger.error("What follows message %s can never be enqueued: %s", message.delivery, text_of(error))
+            self.logger.error(
+                "The follow-up of message %s cannot be enqueued and is not retried: %s",
+                message.delivery,
+                text_of(error),
+            )
             self._dead_letter(message, Reason.HANDOFF_FAILED, error)
             return
         message.bookkeeping = replace(message.bookkeeping, handoffs=failures)
@@ -192,7 +196,9 @@ class QueueHandling:
         except BrokerConnectionError:
             raise
         except Exception as error:
-            self.logger.debug("Message %s is given back as it is: %s", delivery, described(error))
+            self.logger.debug(
+                "Message %s is returned without an updated attempt record: %s", delivery, described(error)
+            )
             self._redelivery.redeliver_unread(delivery, 0)
 
     def _give_back_later(
@@ -225,14 +231,14 @@ class QueueHandling:
         except BrokerConnectionError:
             raise
         except BrokerError as error:
-            self.logger.error("Message %s cannot be tried again: %s", message.delivery, error)
+            self.logger.error("Message %s cannot be retried; it becomes a dead letter: %s", message.delivery, error)
             self._dead_letter(message, Reason.HANDOFF_FAILED, exception_of(message) or error)
 
     def _may_begin(self, message: JetStreamMessage) -> bool:
         """Whether a message that was delivered before has an attempt left.
 
-        That its last attempt begins is recorded: if its worker is killed, nothing else tells.  So a message beyond
-        its limit without a record ran less often than it was delivered: it was handed back, and the record of that
+        The start of the last attempt is recorded; if its worker is killed, only this record shows it.  A message
+        beyond its limit without a record was therefore returned unprocessed at least once, and the record of that
         is lost.
         """
         limit = self._actor_options.max_retries(message)

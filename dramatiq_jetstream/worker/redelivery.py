@@ -1,9 +1,9 @@
 """Gives a message that this process holds another time to run: the one place that chooses how it waits.
 
-A message that is held waits under its negative acknowledgement: it stays one message with one
-sequence, so there is no moment at which it could be lost or doubled.  Where the server would not
-deliver it once more, it continues as a scheduled copy, stored before the original goes, under a
-message id that makes repeating harmless.
+A held message is returned with a delayed negative acknowledgement.  It stays one message with one
+sequence, so it can be neither lost nor duplicated.  If the server would not deliver it again, it
+continues as a scheduled copy.  The copy is stored before the original is removed, under a message id
+by which the server detects a repeated publish.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Redelivery:
         delivery.settle(ACK)
 
     def hold_back(self, message: JetStreamMessage) -> bool:
-        """Have a message that comes too early, from a stream without a scheduler, delivered once more."""
+        """Have a message that was delivered too early, in a stream without a scheduler, delivered again."""
         wait = message.bookkeeping.not_before - current_millis()
         if wait <= 0:
             return False
