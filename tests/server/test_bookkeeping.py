@@ -129,6 +129,7 @@ def test_copy_and_record_of_an_earlier_version_are_understood(broker: JetStreamB
     assert message.identity == origin
     place = message.delivery.origin
     take_back(consumer)
+    eventually(lambda: admin.count(f"KV_{broker.attempts.bucket}") == 1, SOON, message="the record of the return")
     # As they wrote a record.
     record = {"traceback": "…", "removed_options": ["mine"], "handoff_failures": 2, "added": True}
     headers = {"Dramatiq-Attempt": "1", "Dramatiq-Returned": "1", "Nats-TTL": "3600"}
@@ -347,28 +348,44 @@ def test_messages_seen_by_old_and_new_workers_in_turn_are_not_unknown_for_ever(
     nats_url: str, namespace: str, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A rolling deploy: each message meets a worker that does not know its actor, and long after another."""
-    new = JetStreamBroker(nats_url, namespace=namespace)
-    old = JetStreamBroker(nats_url, namespace=namespace, unknown_actor_grace=600)
     monkeypatch.setattr("dramatiq_jetstream.worker.handling.MIN_BACKOFF", 10)
+    new = JetStreamBroker(nats_url, namespace=namespace)
+    old = JetStreamBroker(nats_url, namespace=namespace, unknown_actor_grace=2_000)
     old.declare_queue("default")
-    seen: list[int] = []
+    ran: set[int] = set()
 
-    @dramatiq.actor(broker=new, max_retries=20, min_backoff=200, max_backoff=300)
-    def fail(number: int) -> None:
-        seen.append(number)
-        if seen.count(number) < 5:
-            raise RuntimeError("not yet")
+    @dramatiq.actor(broker=new, max_retries=20)
+    def run(number: int) -> None:
+        ran.add(number)
 
     new.setup()
+    stream = new.names.stream("default")
     for number in range(12):
-        fail.send(number)
-    with run_worker(old, threads=1), run_worker(new, threads=4):
-        eventually(lambda: all(seen.count(number) == 5 for number in range(12)), SOON, message="the end of all")
+        run.send(number)
+    for _ in range(3):
+        expected = admin.stream(stream)["state"]["last_seq"] + 12
+        consumer = old.consume("default", prefetch=12, timeout=20)
+        eventually(partial(are_copied, consumer, admin, stream, expected), SOON, message="the old worker's copies")
+        consumer.close()
+        consumer = new.consume("default", prefetch=12, timeout=20)
+        for message in [take(consumer) for _ in range(12)]:
+            # It fails here, and is back when the old worker's patience has passed.
+            message.retry_delay = 2_100
+            consumer.ack(message)
+        consumer.close()
+    with run_worker(new, threads=1):
+        eventually(lambda: len(ran) == 12, SOON, message="the end of all")
         await_empty(new, admin)
     for broker in (old, new):
         broker.close()
 
     assert not letters_of(new, admin)
+
+
+def are_copied(consumer: Any, admin: Admin, stream: str, expected: int) -> bool:
+    """Have a consumer deal with what it holds; whether the stream has a copy of each by then."""
+    next(consumer)
+    return bool(admin.stream(stream)["state"]["last_seq"] >= expected)
 
 
 def test_copy_without_a_scheduler_is_held_back_though_it_has_no_options(
