@@ -9,6 +9,7 @@ from tests.support.waiting import eventually
 def test_message_waits_for_a_worker_of_the_other_version(application: Application) -> None:
     application.send("new", actor="run_new")
     with application.workers() as old:
+        eventually(lambda: old.lines("does not know the actor 'run_new'"), SOON)
         # It goes round several times; the log says so once.
         eventually(lambda: application.deliveries() >= 3, SOON)
         assert len(old.lines("does not know the actor 'run_new'")) == 1
