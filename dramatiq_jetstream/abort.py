@@ -11,6 +11,7 @@ from dramatiq_abort.backend import Event, EventBackend
 
 from .backends import Bucket
 from .broker import JetStreamBroker
+from .errors import CallTimeout
 
 #: Milliseconds for which an event that was handed out is not handed out again: as long as
 #: dramatiq-abort keeps events by default.
@@ -43,10 +44,11 @@ class JetStreamBackend(EventBackend):  # type: ignore[misc]  # dramatiq-abort is
         **options: Any,
     ) -> None:
         self._bucket = Bucket("aborts", bucket, url, broker, options)
-        self._handed_out: dict[str, float] = {}
+        #: The revision of each event that was handed out, and when.
+        self._handed_out: dict[str, tuple[int, float]] = {}
 
     def wait_many(self, keys: Iterable[str], timeout: int) -> Event | None:
-        """Wait for one of several events, and hand each out once.
+        """Wait for one of several events, and hand each out once, and again when it is signaled again.
 
         Parameters:
           keys(Iterable[str]): The events' keys.
@@ -56,17 +58,21 @@ class JetStreamBackend(EventBackend):  # type: ignore[misc]  # dramatiq-abort is
           Event: The event, or None if there was none in time.
         """
         self._forget()
-        fresh = [key for key in keys if key not in self._handed_out]
-        if not fresh:
+        waited = list(keys)
+        if not waited:
             # Whoever asks does so again at once.
             time.sleep(timeout / 1000)
             return None
-        found = self._bucket.values.wait_any(fresh, timeout)
+        seen = {key: revision for key, (revision, _) in self._handed_out.items()}
+        try:
+            found = self._bucket.values.wait_any(waited, timeout, seen)
+        except CallTimeout:
+            return None
         if found is None:
             return None
-        key, value = found
-        self._handed_out[key] = time.monotonic()
-        return Event(key, json.loads(value))
+        key, (value, revision) = found
+        self._handed_out[key] = revision, time.monotonic()
+        return Event(key, json.loads(value or b"{}"))
 
     def poll(self, key: str) -> Event | None:
         """Look whether an event was signaled."""
@@ -84,4 +90,4 @@ class JetStreamBackend(EventBackend):  # type: ignore[misc]  # dramatiq-abort is
 
     def _forget(self) -> None:
         limit = time.monotonic() - MEMORY / 1000
-        self._handed_out = {key: since for key, since in self._handed_out.items() if since > limit}
+        self._handed_out = {key: seen for key, seen in self._handed_out.items() if seen[1] > limit}

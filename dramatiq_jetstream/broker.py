@@ -139,6 +139,8 @@ class JetStreamBroker(Broker):
         )
         self._queues: dict[str, Queue] = {}
         self._handling: dict[str, QueueHandling] = {}
+        #: What backends on this connection need, by the name of the stream.
+        self._added: dict[str, Requirement] = {}
         #: The messages that could not be handled.
         self.dead_letters = DeadLetters(self.connection, self.names, self._queue)
         self._exhausted = ExhaustedMessages(
@@ -372,7 +374,7 @@ class JetStreamBroker(Broker):
     def setup(self) -> None:
         """Create the streams and consumers of every declared queue now, and check those that exist.  Also
         create what their workers need: the streams of dead letters, of advisories and of attempt
-        records.
+        records, and the buckets of the backends that were given this broker.
 
         Raises:
           ConfigMismatch: If one exists with different settings.
@@ -384,6 +386,15 @@ class JetStreamBroker(Broker):
             self.connection.call(partial(self._exhausted.prepare, queue=queue))
         self.connection.call(self.attempts.ensure)
         self.connection.call(self._dead_letter_store.ensure)
+        for requirement in self._added_requirements() if self._managed else ():
+            self.connection.call(requirement.ensure)
+
+    def add_requirement(self, requirement: Requirement) -> None:
+        """Have :meth:`setup` make, or check, a further stream."""
+        self._added[requirement.stream] = requirement
+
+    def _added_requirements(self) -> list[Requirement]:
+        return [self._added[stream] for stream in sorted(self._added)]
 
     def requirements(self) -> list[Requirement]:
         """Everything that :meth:`setup` and the workers of the declared queues create on the server.
@@ -402,7 +413,8 @@ class JetStreamBroker(Broker):
             requirements += queue_requirements(route, None, "advisories about messages out of attempts")
         replicas = self.settings.replicas
         requirements.append(self.attempts.requirement)
-        return [*requirements, helper_requirement(dead_letter_config(self.names, replicas), "dead letters")]
+        requirements.append(helper_requirement(dead_letter_config(self.names, replicas), "dead letters"))
+        return requirements + self._added_requirements()
 
     def queue(self, queue_name: str) -> Queue:
         """Get a declared queue: its stream, subject and consumer on the server, and its payload format.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from dramatiq.rate_limits import RateLimiterBackend
+from dramatiq.rate_limits import RateLimiterBackend, WindowRateLimiter
 
-from .backends import Bucket
+from .backends import Bucket, WindowCounts
 from .broker import JetStreamBroker
 from .deliveries import after_actor_hooks
+from .errors import CallTimeout
+from .streams import Change
 
 #: How many members of a group a barrier remembers in its own value; of the others there are keys.
 RECENT_MEMBERS = 32
@@ -50,11 +53,16 @@ class JetStreamBackend(RateLimiterBackend):
 
     def add(self, key: str, value: int, ttl: int) -> bool:
         """Add a key to the backend iff it doesn't exist."""
-        return self._values.change(key, lambda found, _: _write(value) if found is None else None, ttl) is not None
+
+        def added(found: bytes | None, _: Sequence[bytes | None]) -> bytes | None:
+            return _write(value) if found is None else None
+
+        return self._values.change(key, added, ttl, undo=_shifted(-value, _not_negative)) is not None
 
     def incr(self, key: str, amount: int, maximum: int, ttl: int) -> bool:
         """Atomically increment a key in the backend up to the given maximum."""
-        return self._shift(key, amount, lambda value: value <= maximum, ttl)
+        change, undo = _shifted(amount, lambda value: value <= maximum), _shifted(-amount, _not_negative)
+        return self._values.change(key, change, ttl, undo=undo) is not None
 
     def decr(self, key: str, amount: int, minimum: int, ttl: int) -> bool:
         """Atomically decrement a key in the backend up to the given minimum.
@@ -63,11 +71,18 @@ class JetStreamBackend(RateLimiterBackend):
         """
         member = _group_member(key)
         if member is None:
-            return self._shift(key, -amount, lambda value: value >= minimum, ttl)
+            change = _shifted(-amount, lambda value: value >= minimum)
+            return self._values.change(key, change, ttl, is_undo=True) is not None
         return self._count_member(key, member, minimum, ttl)
 
     def incr_and_sum(self, key: str, keys: Callable[[], Sequence[str]], amount: int, maximum: int, ttl: int) -> bool:
-        """Atomically increment a key unless the sum of keys is greater than the given maximum."""
+        """Atomically increment a key unless the sum of keys is greater than the given maximum.
+
+        The keys of a :class:`WindowRateLimiter` are kept in one value, so that its window may be long.
+        """
+        limiter = getattr(keys, "__self__", None)
+        if isinstance(limiter, WindowRateLimiter) and type(limiter)._get_keys is WindowRateLimiter._get_keys:
+            return self._enter_window(limiter, key, amount, maximum, ttl)
 
         def others(_: bytes | None = None) -> Sequence[str]:
             return [other for other in keys() if other != key]
@@ -76,18 +91,22 @@ class JetStreamBackend(RateLimiterBackend):
             value = _read(found).value + amount
             return _write(value) if value + _sum(besides) <= maximum else None
 
-        value = self._values.change(key, added, ttl, others)
+        undo = _shifted(-amount, _not_negative)
+        value = self._values.change(key, added, ttl, others, undo=undo)
         if value is None:
             return False
         # Somebody may have incremented another of the keys meanwhile: then not both may have it.
         if _read(value).value + _sum(self._values.get_all(others())) > maximum:
-            self._shift(key, -amount, lambda value: value >= 0, ttl)
+            self._values.change(key, undo, ttl, is_undo=True)
             return False
         return True
 
     def wait(self, key: str, timeout: int | None) -> bool:
         """Wait until an event is published to the given key or the timeout, in milliseconds, expires."""
-        return self._values.wait(key, timeout) == _EVENT
+        try:
+            return self._values.wait(key, timeout) == _EVENT
+        except CallTimeout:
+            return False
 
     def wait_notify(self, key: str, ttl: int) -> None:
         """Notify parties wait()ing on a key that an event has occurred."""
@@ -97,12 +116,23 @@ class JetStreamBackend(RateLimiterBackend):
         """Close the connection, if it is not the broker's."""
         self._bucket.close()
 
-    def _shift(self, key: str, amount: int, allowed: Callable[[int], bool], ttl: int) -> bool:
-        def shifted(found: bytes | None, _: Sequence[bytes | None]) -> bytes | None:
-            value = _read(found).value + amount
-            return _write(value) if allowed(value) else None
+    def _enter_window(self, limiter: WindowRateLimiter, key: str, amount: int, maximum: int, ttl: int) -> bool:
+        second = int(key.rpartition("@")[2])
 
-        return self._values.change(key, shifted, ttl) is not None
+        def entered(found: bytes | None, _: Sequence[bytes | None]) -> bytes | None:
+            counts, now = WindowCounts.read(found), max(second, int(time.time()))
+            if counts.total(now, limiter.window) + amount > maximum:
+                return None
+            return counts.added(second, amount, now, limiter.window).write()
+
+        def left(found: bytes | None, _: Sequence[bytes | None]) -> bytes | None:
+            return WindowCounts.read(found).added(second, -amount, second, limiter.window).write() if found else None
+
+        def kept_for(value: bytes) -> float:
+            # Another limiter with this key may have a longer window.
+            return max(ttl, WindowCounts.read(value).kept * 1000)
+
+        return self._values.change(f"{limiter.key}@window", entered, kept_for, undo=left) is not None
 
     def _count_member(self, key: str, member: str, minimum: int, ttl: int) -> bool:
         """Count a message of a group unless it was.
@@ -155,6 +185,20 @@ class _Count(NamedTuple):
     value: int
     members: Sequence[str] = ()
     moved: bool = False
+
+
+def _shifted(amount: int, allowed: Callable[[int], bool]) -> Change:
+    """A change by so much, to a number that is allowed."""
+
+    def shifted(found: bytes | None, _: Sequence[bytes | None]) -> bytes | None:
+        value = _read(found).value + amount
+        return _write(value) if allowed(value) else None
+
+    return shifted
+
+
+def _not_negative(value: int) -> bool:
+    return value >= 0
 
 
 def _group_member(key: str) -> str | None:

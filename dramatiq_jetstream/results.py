@@ -13,7 +13,7 @@ from dramatiq.results.result import wrap_exception
 
 from .backends import Bucket
 from .broker import JetStreamBroker
-from .errors import MessageTooLarge
+from .errors import CallTimeout, EnqueueRejected
 
 
 class JetStreamBackend(ResultBackend):
@@ -60,8 +60,8 @@ class JetStreamBackend(ResultBackend):
         Parameters:
           message(Message)
           block(bool): Whether or not to block until a result is set.
-          timeout(int): The maximum amount of time, in ms, to wait for a result when block is True.
-            Defaults to 10 seconds.
+          timeout(int): The maximum amount of time, in ms, to wait for a result when block is True, and
+            for the server's answer when it is False.  Defaults to 10 seconds, and to the connection's timeout.
 
         Raises:
           ResultMissing: When block is False and the result isn't set.
@@ -73,12 +73,15 @@ class JetStreamBackend(ResultBackend):
         """
         key = self.build_message_key(message)
         if not block:
-            found = self._get(key)
-            if found is Missing:
+            data = self._bucket.values.get(key, timeout)
+            if data is None:
                 raise ResultMissing(message)
-            return self.unwrap_result(found)  # type: ignore[no-untyped-call]  # dramatiq does not type it
+            return self.unwrap_result(self.encoder.decode(data))  # type: ignore[no-untyped-call]
 
-        data = self._bucket.values.wait(key, DEFAULT_TIMEOUT if timeout is None else timeout)
+        try:
+            data = self._bucket.values.wait(key, DEFAULT_TIMEOUT if timeout is None else timeout)
+        except CallTimeout as error:
+            raise ResultTimeout(message) from error
         if data is None:
             raise ResultTimeout(message)
         return self.unwrap_result(self.encoder.decode(data))  # type: ignore[no-untyped-call]
@@ -101,7 +104,7 @@ class JetStreamBackend(ResultBackend):
     def _store(self, message_key: str, result: Any, ttl: int) -> None:
         try:
             self._bucket.values.put(message_key, self.encoder.encode(result), ttl)
-        except MessageTooLarge as error:
+        except EnqueueRejected as error:
             # Whoever waits for it shall know why there is none.
-            self._bucket.values.put(message_key, self.encoder.encode(wrap_exception(error)), ttl)
+            self._bucket.values.put_stand_in(message_key, self.encoder.encode(wrap_exception(error)), ttl)
             raise

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..backends import Bucket
 from ..broker import JetStreamBroker
 from ..client import Session
 from ..errors import Difference
-from ..streams import Config, Requirement, bucket_config, counts, helper_requirement, limits
+from ..streams import Config, Requirement, counts, limits
 from .nats_cli import command
 
 #: What the server changes in streams and consumers that exist.
@@ -21,6 +20,7 @@ CHANGEABLE = frozenset(
             "subjects",
             "max_msgs",
             "max_bytes",
+            "max_msgs_per_subject",
             "max_msg_size",
             "max_age",
             "duplicate_window",
@@ -73,7 +73,7 @@ class Warned:
 
 def check(broker: JetStreamBroker) -> list[Checked]:
     """Compare everything that the declared queues and the middleware's backends need with the server."""
-    return [broker.connection.call(partial(_check, requirement=requirement)) for requirement in requirements(broker)]
+    return [broker.connection.call(partial(_check, requirement=requirement)) for requirement in broker.requirements()]
 
 
 def make(broker: JetStreamBroker, checked: Iterable[Checked]) -> Iterator[Checked]:
@@ -114,24 +114,7 @@ def update(broker: JetStreamBroker, part: Checked) -> Checked:
 
 def nats_commands(broker: JetStreamBroker) -> list[str]:
     """The commands of the ``nats`` tool that make everything; nothing is asked of the server."""
-    return [command(requirement) for requirement in requirements(broker)]
-
-
-def requirements(broker: JetStreamBroker) -> list[Requirement]:
-    """Everything that is needed, the buckets of the middleware's backends included."""
-    found = broker.requirements()
-    for bucket in sorted({bucket.values.bucket for bucket in _buckets(broker)}):
-        found.append(helper_requirement(bucket_config(bucket, broker.settings.replicas), f"the bucket {bucket!r}"))
-    return found
-
-
-def _buckets(broker: JetStreamBroker) -> Iterator[Bucket]:
-    """The buckets of the backends that middleware was given, if they are on the broker's own servers."""
-    for middleware in broker.middleware:
-        for backend in vars(middleware).values():
-            bucket = getattr(backend, "_bucket", None)
-            if isinstance(bucket, Bucket) and bucket.is_on(broker.connection):
-                yield bucket
+    return [command(requirement) for requirement in broker.requirements()]
 
 
 async def _check(session: Session, requirement: Requirement) -> Checked:

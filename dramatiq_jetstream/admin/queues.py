@@ -146,7 +146,8 @@ def pause(broker: JetStreamBroker, queue_name: str, duration: int | None = None)
     Raises:
       ConsumerNotFound: If no worker ever consumed the queue and nobody prepared it.
     """
-    until = datetime.now(timezone.utc) + timedelta(milliseconds=FOR_EVER if duration is None else duration)
+    limit = FOR_EVER if duration is None else max(0, min(duration, FOR_EVER))
+    until = datetime.now(timezone.utc) + timedelta(milliseconds=limit)
     _pause(broker, queue_name, {"pause_until": f"{until:%Y-%m-%dT%H:%M:%S.%f}Z"})
 
 

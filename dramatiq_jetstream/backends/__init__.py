@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from .bucket import Bucket
+from .windows import WindowCounts
 
 __all__ = [
     "Bucket",
+    "WindowCounts",
 ]

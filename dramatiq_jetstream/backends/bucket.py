@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from ..client import RESERVED_OPTIONS, Connection
 from ..names import Names
 from ..settings import BrokerSettings
 from ..streams import KeyValue
+
+#: What the server and its clients take for a bucket's name; the bucket is the stream "KV_<name>", of 255 bytes at most.
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,252}")
 
 
 class Bucket:
@@ -23,7 +27,8 @@ class Bucket:
       options(dict): Further settings of a connection of one's own, as for the broker.
 
     Raises:
-      ValueError: If there are settings for a connection besides a broker, or unfit ones.
+      ValueError: If there are settings for a connection besides a broker, or unfit ones, or the name is none
+        that a bucket can have.
     """
 
     def __init__(
@@ -39,20 +44,19 @@ class Bucket:
         reserved = sorted(RESERVED_OPTIONS & options.keys())
         if reserved:
             raise ValueError(f"the backend sets these connect options itself: {', '.join(reserved)}")
+        if bucket is not None and not _NAME.fullmatch(bucket):
+            raise ValueError(f"bucket {bucket!r} must be a name of 1 to 252 letters, digits, '-' and '_'")
         connection = broker.connection if broker else Connection(BrokerSettings.of(url, options))
         names = broker.names if broker else Names()
-        self._connection = connection
         self._own = None if broker else connection
         self.values = KeyValue(
             connection,
-            bucket or names.bucket(purpose),
+            bucket if bucket is not None else names.bucket(purpose),
             replicas=connection.settings.replicas,
             managed=connection.settings.declare == "auto",
         )
-
-    def is_on(self, connection: Connection) -> bool:
-        """Whether it is kept by the servers of a connection that it shares."""
-        return self._own is None and self._connection is connection
+        if broker is not None:
+            broker.add_requirement(self.values.requirement)
 
     def close(self) -> None:
         """Close the connection, if it is not the broker's."""

@@ -46,8 +46,11 @@ class Connection:
         self._openings: dict[str, _Opening] = {}
         _connections.add(self)
 
-    def session(self) -> Session:
+    def session(self, timeout: float | None = None) -> Session:
         """The session of this process, opened if there is none.
+
+        Parameters:
+          timeout(float): The seconds to wait for it at most.  Defaults to the broker's timeout.
 
         Raises:
           ServerUnreachable, AuthenticationFailed, UnsupportedServer: If it cannot be opened.
@@ -56,7 +59,7 @@ class Connection:
         session = self._session
         if session is not None and session.thread.is_alive:
             return session
-        return self._open()
+        return self._open(timeout)
 
     def current(self) -> Session | None:
         """The session of this process, if it is open."""
@@ -111,9 +114,9 @@ class Connection:
         if session is not None:
             session.close()
 
-    def _open(self) -> Session:
+    def _open(self, timeout: float | None) -> Session:
         check_may_block()
-        deadline = time.monotonic() + self.settings.timeout / 1000
+        deadline = time.monotonic() + (self.settings.timeout / 1000 if timeout is None else timeout)
         while True:
             found = self._openings.get(_CURRENT)
             opening = found or self._openings.setdefault(_CURRENT, _Opening(self))

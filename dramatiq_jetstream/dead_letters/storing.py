@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 
 from ..client import Connection, Receipt, Session
-from ..deliveries import MAX_DELAY, ActorOptions, JetStreamMessage
+from ..deliveries import ActorOptions, JetStreamMessage
 from ..errors import ApiError, BrokerError, MessageTooLarge, described
 from ..logs import get_logger
 from ..names import Names
 from ..streams import Ensured, Route, dead_letter_config, helper_requirement
-from ..wire import MSG_ID, TTL, Publication, quote_text
+from ..wire import MSG_ID, TTL, Publication, quote_text, ttl_value
 from .letter import QUEUE, REASON, SEQUENCE, STREAM, Failure, Reason, in_parts, letters
 
 
@@ -105,7 +104,7 @@ class DeadLetterStore:
         message = failure.message
         own = self._actor_options.dead_message_ttl(message) if message is not None else None
         ttl = self._ttl if own is None else own
-        return {TTL: str(math.ceil(min(ttl, MAX_DELAY) / 1000))} if ttl > 0 else {}
+        return {TTL: ttl_value(ttl)} if ttl > 0 else {}
 
     def _log(self, route: Route, failure: Failure) -> None:
         message = failure.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .changes import Change
 from .counts import QueueCounts, QueueState, count, count_held, inspect, purge
 from .helpers import bucket_config, dead_letter_config
 from .key_value import KeyValue
@@ -9,6 +10,7 @@ from .reading import StoredMessage
 from .required import (
     Ensured,
     Requirement,
+    bucket_requirement,
     consumer_requirement,
     helper_requirement,
     queue_requirements,
@@ -17,6 +19,7 @@ from .required import (
 from .route import Config, Limits, Route, limits
 
 __all__ = [
+    "Change",
     "Config",
     "Ensured",
     "KeyValue",
@@ -27,6 +30,7 @@ __all__ = [
     "Route",
     "StoredMessage",
     "bucket_config",
+    "bucket_requirement",
     "consumer_requirement",
     "count",
     "count_held",

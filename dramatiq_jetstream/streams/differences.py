@@ -47,6 +47,13 @@ def push_delivery(consumer: Config) -> list[Difference]:
     return [Difference("deliver_subject", "none (a pull consumer)", target)] if target else []
 
 
+def eviction(stream: Config) -> list[Difference]:
+    """What is different in a stream that drops its oldest messages to make room."""
+    limited = any(stream.get(name, -1) > 0 for name in ("max_msgs", "max_bytes"))
+    found = stream.get("discard", "old")
+    return [Difference("discard", "new", found)] if limited and found != "new" else []
+
+
 def _bound(name: str, value: Any) -> float:
     return math.inf if value is None or value == _UNLIMITED.get(name, object()) else float(value)
 

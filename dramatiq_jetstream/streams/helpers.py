@@ -49,3 +49,6 @@ def bucket_config(bucket: str, replicas: int) -> Config:
 
 #: What our own helper streams must have to do their work.
 HELPER_DEMANDS = frozenset({"subjects", "retention", "allow_msg_ttl", "allow_direct"})
+
+#: What a bucket must have besides: nothing but a key's own time to live may end it, and no older value may follow.
+BUCKET_DEMANDS = HELPER_DEMANDS | {"max_age", "max_msgs_per_subject"}

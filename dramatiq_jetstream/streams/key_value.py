@@ -5,25 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
-import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from ..client import MESSAGE_NOT_FOUND, WRONG_LAST_SEQUENCE, Connection, Session
-from ..errors import ApiError, CallTimeout, StreamNotFound
+from ..client import MESSAGE_NOT_FOUND, MESSAGE_TOO_LARGE, WRONG_LAST_SEQUENCE, Connection, Receipt, Session
+from ..errors import ApiError, CallTimeout, EnqueueRejected, MessageTooLarge, ServerUnreachable
 from ..names import escape
-from ..wire import EXPECTED_SUBJECT_SEQUENCE, MSG_ID, TTL, Publication, new_id
-from .helpers import bucket_config
-from .required import Ensured, helper_requirement
+from ..wire import EXPECTED_SUBJECT_SEQUENCE, MSG_ID, TTL, Publication, new_id, ttl_value
+from .bucket_access import BRIEFEST, BucketAccess, Deadline, Entry
+from .changes import Besides, Change, Changes, TimeToLive, Waiting, nothing_besides
 
 T = TypeVar("T")
-
-
-#: The milliseconds before the first repetition of a write that lost a race, doubled each time up
-#: to the second; a random part of it is waited, so that the losers do not meet again.
-MIN_PAUSE = 1
-MAX_PAUSE = 50
 
 #: Seconds after which a waiter looks again, should it have missed the change while reconnecting.
 LOOK_AGAIN = 2.0
@@ -31,33 +24,22 @@ LOOK_AGAIN = 2.0
 #: Seconds that storing a value may take after the word of it.
 STORING = 0.002
 
+#: How many keys are read at a time.
+PAGE = 128
 
-class Entry(NamedTuple):
-    """What a key holds.
+#: How many times as long as others a change waits that takes another back.
+UNDO_PATIENCE = 3
 
-    Parameters:
-      value(bytes): The value; None if it has none.
-      revision(int): The sequence of the last write; 0 if there is none.
-    """
+#: Marks a value that takes the place of one that the bucket refused.  Waiters take it from the publish itself, for
+#: the bucket may refuse it too.
+STAND_IN = "Dramatiq-Stand-In"
 
-    value: bytes | None = None
-    revision: int = 0
+#: For how many milliseconds a stand-in is offered to a bucket that is full, and the seconds between two attempts.
+OFFER_FOR = 60_000
+OFFER_PAUSE = 1.0
 
-    @classmethod
-    def of(cls, body: bytes, revision: int) -> Entry:
-        """Read a stored message; an empty one marks a key that was deleted."""
-        return cls(body or None, revision)
-
-
-#: Gives the keys to look at besides, for the value of the key that is to be changed.
-Besides = Callable[[bytes | None], Sequence[str]]
-
-#: Takes a key's value and those of the keys besides, and returns the new one, or None to leave it.
-Change = Callable[[bytes | None, Sequence[bytes | None]], bytes | None]
-
-
-def nothing_besides(_: bytes | None) -> Sequence[str]:
-    return ()
+#: How many stand-ins are offered at once.
+MAX_OFFERS = 1_000
 
 
 class KeyValue:
@@ -73,45 +55,80 @@ class KeyValue:
     def __init__(self, connection: Connection, bucket: str, *, replicas: int, managed: bool) -> None:
         self.bucket = bucket
         self._connection = connection
-        requirement = helper_requirement(bucket_config(bucket, replicas), f"the bucket {bucket!r}")
-        self._ensured = Ensured(requirement, managed=managed)
+        self._access = BucketAccess(bucket, replicas, managed=managed)
+        self._changes = Changes(self)
+        self._offers: set[str] = set()
+        #: The bucket's stream as it must exist.
+        self.requirement = self._access.requirement
 
-    def get(self, key: str) -> bytes | None:
-        """The key's value, or None if it has none."""
-        return self._connection.call(partial(self.read, key=key)).value
+    def get(self, key: str, timeout: int | None = None) -> bytes | None:
+        """The key's value, or None if it has none.
+
+        Parameters:
+          key(str): The key.
+          timeout(int): The milliseconds to wait for an answer.  Defaults to the connection's timeout.
+        """
+        deadline = self._deadline(timeout)
+        opened = None if timeout is None else deadline
+        return self._call(lambda session: self.read(session, key, deadline), opened).value
 
     def get_all(self, keys: Sequence[str]) -> Sequence[bytes | None]:
         """The values of several keys, as they stand after all writes that have returned."""
-        return self._connection.call(partial(self.read_all, keys=keys))
+        deadline = self._deadline()
+        return self._call(lambda session: self.read_all(session, keys, deadline))
 
-    def put(self, key: str, value: bytes, ttl: int) -> None:
+    def put(self, key: str, value: bytes, ttl: float) -> None:
         """Set a key for so many milliseconds.
 
         Raises:
-          MessageTooLarge: If the server takes no value of that size.
+          MessageTooLarge: If the server or the bucket takes no value of that size.
+          EnqueueRejected: If the bucket does not take it, being full for example.
         """
-        self._connection.call(partial(self.write, key=key, value=value, ttl=ttl))
+        deadline = self._deadline()
+        self._call(lambda session: self.write(session, key, value, ttl, None, deadline))
 
-    def put_all(self, keys: Sequence[str], value: bytes, ttl: int) -> None:
+    def put_stand_in(self, key: str, value: bytes, ttl: float) -> None:
+        """Set a key in place of a value that was refused; who waits for the key gets it even if the bucket is full."""
+        deadline = self._deadline()
+        self._call(lambda session: self._offer(session, key, value, ttl, deadline))
+
+    def put_all(self, keys: Sequence[str], value: bytes, ttl: float) -> None:
         """Set several keys to one value for so many milliseconds."""
-        self._connection.call(partial(self.write_all, keys=keys, value=value, ttl=ttl))
+        deadline = self._deadline()
+        self._call(lambda session: self._write_all(session, keys, value, ttl, deadline))
 
-    def change(self, key: str, change: Change, ttl: int, besides: Besides = nothing_besides) -> bytes | None:
+    def change(
+        self,
+        key: str,
+        change: Change,
+        ttl: TimeToLive,
+        besides: Besides = nothing_besides,
+        *,
+        undo: Change | None = None,
+        is_undo: bool = False,
+    ) -> bytes | None:
         """Replace a key's value, atomically.
 
         Parameters:
           key(str): The key.
           change(Callable): Computes the new value.  It is called again when somebody else was faster.
-          ttl(int): For how many milliseconds the new value is kept.
+          ttl(float): For how many milliseconds the new value is kept.
           besides(Callable): Names further keys, which are read after the key itself.
+          undo(Callable): Takes the change back, should it be stored when its caller has given up.
+          is_undo(bool): Whether this takes another change back, for which it waits longer.
 
         Raises:
-          CallTimeout: If others were faster for as long as the connection's timeout.
+          CallTimeout: If that takes longer than the connection's timeout.
 
         Returns:
           bytes: The new value, or None if it was left.
         """
-        return self._connection.call(partial(self.replace, key=key, change=change, ttl=ttl, besides=besides))
+
+        async def make(session: Session) -> bytes | None:
+            timeout = session.timeout * 1000 * (UNDO_PATIENCE if is_undo else 1)
+            return await self._changes.make(session, key, Waiting(change, besides, ttl, timeout, undo))
+
+        return self._call(make)
 
     def wait(self, key: str, timeout: int | None) -> bytes | None:
         """Wait until a key has a value.
@@ -120,60 +137,76 @@ class KeyValue:
           key(str): The key.
           timeout(int): The milliseconds to wait at most; None for ever.
 
+        Raises:
+          CallTimeout: If the server did not answer in that time.
+
         Returns:
           bytes: The value, or None if there was none in time.
         """
         found = self.wait_any([key], timeout)
-        return None if found is None else found[1]
+        return None if found is None else found[1].value
 
-    def wait_any(self, keys: Sequence[str], timeout: int | None) -> tuple[str, bytes] | None:
+    def wait_any(
+        self, keys: Sequence[str], timeout: int | None, seen: Mapping[str, int] | None = None
+    ) -> tuple[str, Entry] | None:
         """Wait until one of several keys has a value.
 
         Parameters:
           keys(Sequence[str]): The keys; at least one.
           timeout(int): The milliseconds to wait at most; None for ever.
+          seen(Mapping): Revisions of keys; only later ones count.
+
+        Raises:
+          CallTimeout: If the server did not answer in that time.
 
         Returns:
-          tuple: The key and its value, or None if there was none in time.
+          tuple: The key and what it holds, or None if there was none in time.
         """
-        return self._connection.call(partial(self.await_any, keys=keys, timeout=timeout))
+        deadline = Deadline.after(timeout)
+        return self._call(partial(self._await_any, keys=keys, deadline=deadline, seen=seen or {}), deadline)
 
-    async def read(self, session: Session, key: str) -> Entry:
+    async def read(self, session: Session, key: str, deadline: Deadline) -> Entry:
         """What a key holds, from whichever server is near; it may be a moment old; on the loop."""
-        await self._ensured.ensure(session)
-        found = await session.request(f"{session.api}.DIRECT.GET.KV_{self.bucket}.{self._subject(key)}")
+        found = await self._access.read(session, self._subject(key), deadline)
         headers = found.headers or {}
         return Entry.of(found.data, int(headers["Nats-Sequence"])) if "Nats-Sequence" in headers else Entry()
 
-    async def read_last(self, session: Session, key: str) -> Entry:
+    async def read_last(self, session: Session, key: str, deadline: Deadline) -> Entry:
         """What a key holds after all writes that have returned, from the bucket's leader; on the loop."""
+        question = {"last_by_subj": self._subject(key)}
         try:
-            answer = await self._call(session, f"STREAM.MSG.GET.KV_{self.bucket}", {"last_by_subj": self._subject(key)})
+            answer = await self._access.call_api(session, "STREAM.MSG.GET", question, deadline)
         except ApiError as error:
             if error.err_code != MESSAGE_NOT_FOUND:
                 raise
             return Entry()
         return Entry.of(base64.b64decode(answer["message"].get("data", "")), answer["message"]["seq"])
 
-    async def read_all(self, session: Session, keys: Sequence[str]) -> Sequence[bytes | None]:
-        """Do what :meth:`get_all` does, on the loop."""
-        return [entry.value for entry in await asyncio.gather(*(self.read_last(session, key) for key in keys))]
+    async def read_all(self, session: Session, keys: Sequence[str], deadline: Deadline) -> Sequence[bytes | None]:
+        """The values of several keys after all writes that have returned; on the loop."""
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), PAGE):
+            page = keys[start : start + PAGE]
+            entries = await asyncio.gather(*(self.read_last(session, key, deadline) for key in page))
+            found += [entry.value for entry in entries]
+        return found
 
-    async def write(self, session: Session, key: str, value: bytes, ttl: int, revision: int | None = None) -> bool:
+    async def write(
+        self, session: Session, key: str, value: bytes, ttl: float, revision: int | None, deadline: Deadline
+    ) -> bool:
         """Set a key; with a revision, only if that is its last, and tell whether it was; on the loop."""
-        headers = {MSG_ID: new_id(), TTL: str(max(math.ceil(ttl / 1000), 1))}
+        headers = {MSG_ID: new_id(), TTL: ttl_value(ttl)}
         if revision is not None:
             headers[EXPECTED_SUBJECT_SEQUENCE] = str(revision)
-        publication = self._publication(session, key, value, headers)
         try:
-            await self._with_bucket(session, lambda: session.store(publication))
+            await self._store(session, key, value, headers, deadline)
         except ApiError as error:
             if error.err_code not in WRONG_LAST_SEQUENCE:
-                raise
-            return error.repeated and await self._was_stored(session, headers[MSG_ID])
+                raise self._refusal(key, error) from error
+            return error.repeated and await self._was_stored(session, headers[MSG_ID], deadline)
         return True
 
-    async def _was_stored(self, session: Session, message_id: str) -> bool:
+    async def _was_stored(self, session: Session, message_id: str, deadline: Deadline) -> bool:
         """Whether a write whose answer got lost was stored, whoever wrote its key since.
 
         A server looks at a key's revision before it looks at message ids, so a repeated write fails on
@@ -182,101 +215,141 @@ class KeyValue:
         without that key, but a replicated stream stops for good when one fails.)
         """
         question = f"@stored:{message_id}"
-        publication = self._publication(session, question, b"?", {MSG_ID: message_id, TTL: "60"})
-        receipt = await self._with_bucket(session, lambda: session.store(publication))
+        receipt = await self._store(session, question, b"?", {MSG_ID: message_id, TTL: "60"}, deadline)
         # It may be a duplicate of itself.
-        return receipt.duplicate and (await self.read_last(session, question)).value is None
+        return receipt.duplicate and (await self.read_last(session, question, deadline)).value is None
 
-    def _publication(self, session: Session, key: str, value: bytes, headers: dict[str, str]) -> Publication:
+    async def _store(
+        self, session: Session, key: str, value: bytes, headers: dict[str, str], deadline: Deadline
+    ) -> Receipt:
         subject = self._subject(key)
         # The subjects of buckets in another domain are reached through its API.
-        return Publication(f"{session.api}.{subject}" if session.settings.domain else subject, value, headers)
+        reached = f"{session.api}.{subject}" if session.settings.domain else subject
+        return await self._access.store(session, Publication(reached, value, headers), deadline)
 
-    async def write_all(self, session: Session, keys: Sequence[str], value: bytes, ttl: int) -> None:
-        """Do what :meth:`put_all` does, on the loop."""
-        await asyncio.gather(*(self.write(session, key, value, ttl) for key in keys))
+    def _refusal(self, key: str, error: ApiError) -> EnqueueRejected:
+        kind = MessageTooLarge if error.err_code == MESSAGE_TOO_LARGE else EnqueueRejected
+        return kind(
+            f"the bucket {self.bucket!r} does not take the value of key {key!r}: {error.description} "
+            f"(error {error.err_code})"
+        )
 
-    async def replace(
-        self, session: Session, key: str, change: Change, ttl: int, besides: Besides = nothing_besides
-    ) -> bytes | None:
-        """Do what :meth:`change` does, on the loop."""
-        loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + session.timeout, MIN_PAUSE
-        while True:
-            entry = await self.read_last(session, key)
-            value = change(entry.value, await self.read_all(session, besides(entry.value)))
-            if value is None or await self.write(session, key, value, ttl, revision=entry.revision):
-                return value
-            if loop.time() >= deadline:
-                raise CallTimeout(
-                    f"the key {key!r} of bucket {self.bucket!r} is so busy that it could not be changed within "
-                    f"{session.settings.timeout} ms: let fewer processes contend for it"
-                )
-            await asyncio.sleep(random.uniform(0, pause) / 1000)
-            pause = min(pause * 2, MAX_PAUSE)
+    async def _write_all(
+        self, session: Session, keys: Sequence[str], value: bytes, ttl: float, deadline: Deadline
+    ) -> None:
+        await asyncio.gather(*(self.write(session, key, value, ttl, None, deadline) for key in keys))
 
-    async def await_any(self, session: Session, keys: Sequence[str], timeout: int | None) -> tuple[str, bytes] | None:
-        """Do what :meth:`wait_any` does, on the loop."""
-        loop = asyncio.get_running_loop()
-        deadline = math.inf if timeout is None else loop.time() + timeout / 1000
-        changed, look_again = asyncio.Event(), LOOK_AGAIN
-        subjects = {self._subject(key) for key in keys}
+    async def _offer(self, session: Session, key: str, value: bytes, ttl: float, deadline: Deadline) -> None:
+        if await self._takes(session, key, value, ttl, deadline, {}) or len(self._offers) >= MAX_OFFERS:
+            return
+        self._offers.add(key)
+        work = partial(self._keep_offering, session, key, value, ttl)
+        session.supervisor.keep(f"offer of key {key!r} to the full bucket {self.bucket!r}", work)
 
-        def on_change(subject: str, _: bytes) -> None:
-            if subject in subjects:
-                changed.set()
+    async def _keep_offering(self, session: Session, key: str, value: bytes, ttl: float) -> None:
+        """Offer a stand-in to whoever begins to wait for it, until there is room for it."""
+        end = Deadline.after(min(ttl, OFFER_FOR))
+        try:
+            while end.left:
+                await asyncio.sleep(OFFER_PAUSE)
+                # Somebody may have stored a value meanwhile, which is better.
+                if await self._takes(session, key, value, ttl, self._deadline(), {EXPECTED_SUBJECT_SEQUENCE: "0"}):
+                    return
+        finally:
+            self._offers.discard(key)
 
+    async def _takes(
+        self, session: Session, key: str, value: bytes, ttl: float, deadline: Deadline, condition: Mapping[str, str]
+    ) -> bool:
+        headers = {MSG_ID: new_id(), TTL: ttl_value(ttl), STAND_IN: "1", **condition}
+        try:
+            await self._store(session, key, value, headers, deadline)
+        except ApiError as error:
+            return error.err_code in WRONG_LAST_SEQUENCE
+        return True
+
+    async def _await_any(
+        self, session: Session, keys: Sequence[str], deadline: Deadline, seen: Mapping[str, int]
+    ) -> tuple[str, Entry] | None:
+        loop_look, looked = LOOK_AGAIN, False
+        words = _Words({self._subject(key): key for key in keys})
         # One subscription for all: keys are single tokens.
         subject = self._subject(keys[0]) if len(keys) == 1 else f"$KV.{self.bucket}.*"
-        subscription = await session.hear(subject, on_change)
+        subscription = await session.overhear(subject, words.take)
         try:
             while True:
-                found = await self._first(session, keys)
-                left = deadline - loop.time()
-                if found is not None or left <= 0:
-                    return found
                 try:
-                    await asyncio.wait_for(changed.wait(), min(left, look_again))
-                    # The word of a write travels beside the write itself, and may be ahead of it.
-                    look_again = STORING
-                    changed.clear()
-                except asyncio.TimeoutError:
-                    look_again = min(look_again * 2, LOOK_AGAIN)
+                    found = await self._first(session, keys, deadline, seen)
+                except CallTimeout:
+                    if not looked:
+                        raise
+                    return words.stand_in
+                looked, found = True, found or words.stand_in
+                if found is not None or not deadline.left:
+                    return found
+                loop_look = await words.wait(min(deadline.left, loop_look), loop_look)
         finally:
             await session.unsubscribe(subscription, drain=False)
 
-    async def _first(self, session: Session, keys: Sequence[str]) -> tuple[str, bytes] | None:
+    async def _first(
+        self, session: Session, keys: Sequence[str], deadline: Deadline, seen: Mapping[str, int]
+    ) -> tuple[str, Entry] | None:
         for key in keys:
-            value = (await self.read(session, key)).value
-            if value is not None:
-                return key, value
+            # What was seen must not come again from a server that lags behind.
+            read = self.read_last if key in seen else self.read
+            entry = await read(session, key, deadline)
+            if entry.value is not None and entry.revision > seen.get(key, 0):
+                return key, entry
         return None
 
     def _subject(self, key: str) -> str:
         return f"$KV.{self.bucket}.{escape(key)}"
 
-    async def _call(self, session: Session, operation: str, body: object) -> dict[str, Any]:
-        return await self._with_bucket(session, lambda: session.call_api(operation, body))
+    def _deadline(self, timeout: float | None = None) -> Deadline:
+        return Deadline.after(self._connection.settings.timeout if timeout is None else timeout)
 
-    async def _with_bucket(self, session: Session, step: Callable[[], Awaitable[T]]) -> T:
-        """Take a step, for which the bucket is made if it is missing, or waited for if it has no leader."""
+    def _call(self, function: Callable[[Session], Coroutine[Any, Any, T]], deadline: Deadline | None = None) -> T:
+        """Run a coroutine on the loop; a connection that is not open yet is opened within the deadline, if given."""
+        if deadline is None or math.isinf(deadline.at):
+            return self._connection.call(function)
+        while True:
+            try:
+                session = self._connection.session(max(deadline.left, BRIEFEST))
+                break
+            except ServerUnreachable:
+                if not deadline.left:
+                    raise
+        return session.thread.call(function(session))
 
-        async def attempt() -> T:
-            await self._ensured.ensure(session)
-            return await step()
 
+class _Words:
+    """What is said of the keys that somebody waits for.
+
+    Parameters:
+      keys(Mapping): The keys by their subjects.
+    """
+
+    def __init__(self, keys: Mapping[str, str]) -> None:
+        self._keys = keys
+        self._changed = asyncio.Event()
+        #: What was offered in place of a value that the bucket refused.
+        self.stand_in: tuple[str, Entry] | None = None
+
+    def take(self, subject: bytes, _: bytes, headers: bytes, body: bytes) -> None:
+        """Take a message on one of the subjects."""
+        key = self._keys.get(subject.decode())
+        if key is None:
+            return
+        if STAND_IN.encode() in headers:
+            self.stand_in = key, Entry(body)
+        self._changed.set()
+
+    async def wait(self, seconds: float, look_again: float) -> float:
+        """Wait for a message; return after how many seconds to look again without one."""
         try:
-            return await session.persist(attempt, self._missed)
-        except StreamNotFound as error:
-            if self._ensured.managed:
-                raise
-            raise StreamNotFound(
-                f"the bucket {self.bucket!r} does not exist, and declare='never' forbids to make it: let a process "
-                "with declare='auto' use it once"
-            ) from error
-
-    def _missed(self, error: StreamNotFound) -> None:
-        self._ensured.forget()
-        # Where JetStream itself says that there is no such stream, waiting is no use.
-        if not self._ensured.managed and error.confirmed:
-            raise error
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except asyncio.TimeoutError:
+            return min(look_again * 2, LOOK_AGAIN)
+        self._changed.clear()
+        # The word of a write travels beside the write itself, and may be ahead of it.
+        return STORING

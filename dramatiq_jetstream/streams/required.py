@@ -8,8 +8,8 @@ from typing import Any
 
 from ..client import ALREADY_EXISTS, Session
 from ..errors import ApiError, ConfigMismatch, ConsumerNotFound, Difference, StreamNotFound
-from .differences import differences, missing_subjects, push_delivery
-from .helpers import HELPER_DEMANDS
+from .differences import differences, eviction, missing_subjects, push_delivery
+from .helpers import BUCKET_DEMANDS, HELPER_DEMANDS, bucket_config
 from .route import Config, Route
 
 _ADVICE = (
@@ -29,6 +29,7 @@ class Requirement:
       config(dict): Its configuration, as it would be made.
       demands(frozenset): The fields of it that what exists is held to.
       subject(str): The subjects that must arrive in the stream, or that the consumer delivers.
+      keeps_all(bool): Whether the stream must not drop messages to make room.
     """
 
     what: str
@@ -37,6 +38,7 @@ class Requirement:
     config: Config
     demands: frozenset[str]
     subject: str | None = None
+    keeps_all: bool = False
 
     @property
     def kind(self) -> str:
@@ -62,6 +64,8 @@ class Requirement:
         unfit = differences(self.config, found, self.demands)
         if self.consumer:
             return unfit + push_delivery(found)
+        if self.keeps_all:
+            unfit += eviction(found)
         return unfit if "subjects" in self.demands else unfit + missing_subjects(found, self.subject or "")
 
     async def find(self, session: Session) -> Config | None:
@@ -178,3 +182,9 @@ def consumer_requirement(route: Route, max_deliver: int | None, what: str | None
 def helper_requirement(config: Config, what: str) -> Requirement:
     """A stream that keeps something beside the queues."""
     return Requirement(what, config["name"], None, config, HELPER_DEMANDS)
+
+
+def bucket_requirement(bucket: str, replicas: int, what: str) -> Requirement:
+    """A KV bucket whose keys stay until they expire or are replaced."""
+    config = bucket_config(bucket, replicas)
+    return Requirement(what, config["name"], None, config, BUCKET_DEMANDS, keeps_all=True)

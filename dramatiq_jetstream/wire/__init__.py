@@ -10,6 +10,7 @@ from .headers import (
     EXPECTED_LAST_ID,
     EXPECTED_SEQUENCE,
     EXPECTED_SUBJECT_SEQUENCE,
+    MAX_TTL,
     MESSAGE_ID,
     MSG_ID,
     OPTIONS,
@@ -21,6 +22,7 @@ from .headers import (
     TTL,
     Headers,
     quote_text,
+    ttl_value,
     unquote_text,
 )
 from .origin import Origin, Source, deliveries_of, pending_of
@@ -35,6 +37,7 @@ __all__ = [
     "EXPECTED_LAST_ID",
     "EXPECTED_SEQUENCE",
     "EXPECTED_SUBJECT_SEQUENCE",
+    "MAX_TTL",
     "MESSAGE_ID",
     "MSG_ID",
     "OPTIONS",
@@ -57,5 +60,6 @@ __all__ = [
     "new_id",
     "pending_of",
     "quote_text",
+    "ttl_value",
     "unquote_text",
 ]

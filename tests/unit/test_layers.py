@@ -48,7 +48,10 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         *("reconnecting_client", "subscriptions", "requests", "outbox", "publisher", "session", "connection"),
     ),
     "embedded": ("server_process", "server"),
-    "streams": ("route", "helpers", "differences", "required", "reading", "counts", "key_value"),
+    "streams": (
+        *("route", "helpers", "differences", "required", "reading", "counts"),
+        *("bucket_access", "changes", "key_value"),
+    ),
     "deliveries": ("prefetch", "bookkeeping", "delivery", "attempts", "actor_options", "after_actor", "puller"),
     "sending": ("outgoing", "queue", "entry", "batch", "atomic_batch", "scheduled"),
     "dead_letters": (
@@ -56,7 +59,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         *("exhausted_letters", "generations", "sweeping", "exhausted"),
     ),
     "worker": ("dramatiq_internals", "fatal", "redelivery", "keeping", "handling", "consumer", "consumers"),
-    "backends": ("bucket",),
+    "backends": ("bucket", "windows"),
     "admin": ("nats_cli", "plan", "queues", "messages", "dead", "delays", "events", "roles", "doctor"),
     "cli": (
         *(
