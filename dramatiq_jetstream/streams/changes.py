@@ -150,7 +150,7 @@ class Changes:
             each.resolve(error)
             if each.given_up and each.value is not None and error is None and each.undo is not None:
                 # Its caller does not know of it, and would not take it back.
-                line.waiting.append(Waiting(each.undo, nothing_besides, each.ttl, each.timeout, None))
+                line.waiting.insert(0, Waiting(each.undo, nothing_besides, each.ttl, each.timeout, None))
 
     async def _attempt(self, session: Session, key: str, batch: Sequence[Waiting]) -> bool:
         """Make changes one after the other and write what comes of them; False if somebody else was faster."""
