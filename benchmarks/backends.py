@@ -13,11 +13,12 @@ import random
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 from dramatiq import Message
-from dramatiq.rate_limits import ConcurrentRateLimiter, RateLimiterBackend
+from dramatiq.rate_limits import ConcurrentRateLimiter, RateLimiterBackend, WindowRateLimiter
 from dramatiq.rate_limits.backends import RedisBackend as RedisLimiterBackend
 from dramatiq.results import ResultBackend
 from dramatiq.results.backends import RedisBackend as RedisResultBackend
@@ -120,6 +121,23 @@ def measure_limiters(urls: dict[str, str], rounds: int, seconds: float) -> None:
             )
 
 
+def measure_windows(urls: dict[str, str], samples: int) -> None:
+    print(f"\nacquire of a window rate limiter, median of {samples} samples, milliseconds")
+    for kind, url in urls.items():
+        backend = make_limiter_backend(kind, url)
+        for window in (60, 600, 3_600):
+            limiter = WindowRateLimiter(backend, f"window-{window}-{random.random()}", limit=1_000, window=window)
+            durations = [timed(limiter._acquire) for _ in range(samples)]
+            print(f"  {kind:10} window {window:5} s   {statistics.median(durations):8.2f}")
+
+
+def timed(function: Callable[[], object]) -> float:
+    """How many milliseconds a call takes."""
+    began = time.perf_counter()
+    function()
+    return (time.perf_counter() - began) * 1000
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Results and rate limits against dramatiq's RedisBackends.")
     parser.add_argument("--samples", type=int, default=300, help="of each latency (default: %(default)s)")
@@ -137,6 +155,7 @@ def main() -> None:
         }
         measure_latencies(backends, options.samples)
         measure_limiters({"JetStream": nats.url, "RedisBackend": redis_url}, options.rounds, options.seconds)
+        measure_windows({"JetStream": nats.url, "RedisBackend": redis_url}, 20)
         ours.close()
         polling.close()
 

@@ -24,7 +24,12 @@ _EVENT = b"x"
 class JetStreamBackend(RateLimiterBackend):
     """A rate limiter backend on NATS JetStream.
 
-    Every change is one compare-and-set with its time to live.  Waiting on a barrier does not poll.
+    Every change is one compare-and-set with its time to live; the changes of one process to one key are made
+    together, in turn.  Waiting on a barrier does not poll.
+
+    A group's callbacks are stored once, unless a worker dies after it stored them, before its last message
+    is acknowledged, and that message is delivered again only after the ``duplicate_window`` of the
+    callbacks' queue.
 
     Examples:
 

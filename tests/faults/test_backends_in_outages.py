@@ -219,8 +219,7 @@ def test_slot_of_a_thread_that_gave_up_is_taken_back(proxy: Proxy, namespace: st
     async def slow(*args: Any, **kwargs: Any) -> bool:
         stored = await write(*args, **kwargs)
         written.set()
-        while not go_on.is_set():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(go_on.wait, 20)
         return stored
 
     values.write = slow  # type: ignore[method-assign]
