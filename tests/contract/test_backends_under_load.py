@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +40,8 @@ def redis_url() -> Iterator[str]:
 
 
 def make_redis_limits(url: str) -> RateLimiterBackend:
-    import redis
+    # By name: type checks go without the package.
+    redis = importlib.import_module("redis")
     from dramatiq.rate_limits.backends import RedisBackend
 
     # Its pool has a hundred connections by default, and raises for the next thread.
