@@ -83,10 +83,11 @@ class JetStreamBackend(RateLimiterBackend):
     def incr_and_sum(self, key: str, keys: Callable[[], Sequence[str]], amount: int, maximum: int, ttl: int) -> bool:
         """Atomically increment a key unless the sum of keys is greater than the given maximum.
 
-        The keys of a :class:`WindowRateLimiter` are kept in one value, so that its window may be long.
+        The keys of a :class:`WindowRateLimiter` are kept in one value, so that its window may be long; a class of
+        one's own, whose keys may mean something else, is asked for them.
         """
         limiter = getattr(keys, "__self__", None)
-        if isinstance(limiter, WindowRateLimiter) and type(limiter)._get_keys is WindowRateLimiter._get_keys:
+        if type(limiter) is WindowRateLimiter:
             return self._enter_window(limiter, key, amount, maximum, ttl)
 
         def others(_: bytes | None = None) -> Sequence[str]:

@@ -15,24 +15,15 @@ from ..names import escape
 from ..wire import EXPECTED_SUBJECT_SEQUENCE, MSG_ID, TTL, Publication, new_id, ttl_value
 from .bucket_access import BRIEFEST, BucketAccess, Deadline, Entry
 from .changes import Besides, Change, Changes, TimeToLive, Waiting, nothing_besides
+from .words import LOOK_AGAIN, STAND_IN, Words
 
 T = TypeVar("T")
-
-#: Seconds after which a waiter looks again, should it have missed the change while reconnecting.
-LOOK_AGAIN = 2.0
-
-#: Seconds that storing a value may take after the word of it.
-STORING = 0.002
 
 #: How many keys are read at a time.
 PAGE = 128
 
 #: How many times as long as others a change waits that takes another back.
 UNDO_PATIENCE = 3
-
-#: Marks a value that takes the place of one that the bucket refused.  Waiters take it from the publish itself, for
-#: the bucket may refuse it too.
-STAND_IN = "Dramatiq-Stand-In"
 
 #: For how many milliseconds a stand-in is offered to a bucket that is full, and the seconds between two attempts.
 OFFER_FOR = 60_000
@@ -271,8 +262,8 @@ class KeyValue:
     async def _await_any(
         self, session: Session, keys: Sequence[str], deadline: Deadline, seen: Mapping[str, int]
     ) -> tuple[str, Entry] | None:
-        loop_look, looked = LOOK_AGAIN, False
-        words = _Words({self._subject(key): key for key in keys})
+        look_again, looked = LOOK_AGAIN, False
+        words = Words({self._subject(key): key for key in keys})
         # One subscription for all: keys are single tokens.
         subject = self._subject(keys[0]) if len(keys) == 1 else f"$KV.{self.bucket}.*"
         subscription = await session.overhear(subject, words.take)
@@ -287,7 +278,7 @@ class KeyValue:
                 looked, found = True, found or words.stand_in
                 if found is not None or not deadline.left:
                     return found
-                loop_look = await words.wait(min(deadline.left, loop_look), loop_look)
+                look_again = await words.wait(min(deadline.left, look_again), look_again)
         finally:
             await session.unsubscribe(subscription, drain=False)
 
@@ -320,36 +311,3 @@ class KeyValue:
                 if not deadline.left:
                     raise
         return session.thread.call(function(session))
-
-
-class _Words:
-    """What is said of the keys that somebody waits for.
-
-    Parameters:
-      keys(Mapping): The keys by their subjects.
-    """
-
-    def __init__(self, keys: Mapping[str, str]) -> None:
-        self._keys = keys
-        self._changed = asyncio.Event()
-        #: What was offered in place of a value that the bucket refused.
-        self.stand_in: tuple[str, Entry] | None = None
-
-    def take(self, subject: bytes, _: bytes, headers: bytes, body: bytes) -> None:
-        """Take a message on one of the subjects."""
-        key = self._keys.get(subject.decode())
-        if key is None:
-            return
-        if STAND_IN.encode() in headers:
-            self.stand_in = key, Entry(body)
-        self._changed.set()
-
-    async def wait(self, seconds: float, look_again: float) -> float:
-        """Wait for a message; return after how many seconds to look again without one."""
-        try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
-        except asyncio.TimeoutError:
-            return min(look_again * 2, LOOK_AGAIN)
-        self._changed.clear()
-        # The word of a write travels beside the write itself, and may be ahead of it.
-        return STORING

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
+from ..options import LONGEST
+
 Headers = Mapping[str, str]
 
 MSG_ID = "Nats-Msg-Id"
@@ -28,14 +30,13 @@ TIMESTAMP = "Dramatiq-Timestamp"
 #: This package's bookkeeping of a message, separate from the application's options.
 STATE = "Dramatiq-State"
 
-#: The longest time to live in milliseconds, a hundred years.  What the server cannot express in 64 bits of nanoseconds
-#: expires at once.
-MAX_TTL = 36_525 * 86_400_000
-
 
 def ttl_value(milliseconds: float) -> str:
-    """A time to live as the server takes it: whole seconds, rounded up, at least one and at most a hundred years."""
-    return str(max(math.ceil(min(milliseconds, MAX_TTL) / 1000), 1))
+    """A time to live as the server takes it: whole seconds, rounded up, at least one and at most a hundred years.
+
+    What the server cannot express in 64 bits of nanoseconds would expire at once.
+    """
+    return str(max(math.ceil(min(milliseconds, LONGEST) / 1000), 1))
 
 
 def quote_text(text: str) -> str:

@@ -218,18 +218,6 @@ def test_pause_of_any_length_lasts(broker: JetStreamBroker, duration: int) -> No
     assert operator.view(broker, "default").paused
 
 
-def test_dead_letter_with_a_huge_time_to_live_is_kept(broker: JetStreamBroker) -> None:
-    @dramatiq.actor(broker=broker, max_retries=0, dead_message_ttl=sys.maxsize)
-    def fail() -> None:
-        raise RuntimeError("on purpose")
-
-    fail.send()
-    with run_worker(broker):
-        broker.join("default", timeout=20_000)
-        for _ in range(3):
-            assert len(list(broker.dead_letters.list())) == 1
-
-
 def test_second_signal_of_an_event_is_handed_out_too(aborts: Aborts) -> None:
     aborts.notify([Event("key", {"abort_timeout": 60_000})], TTL)
     assert aborts.wait_many(["key"], 10_000) == Event("key", {"abort_timeout": 60_000})

@@ -50,7 +50,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "embedded": ("server_process", "server"),
     "streams": (
         *("route", "helpers", "differences", "required", "reading", "counts"),
-        *("bucket_access", "changes", "key_value"),
+        *("bucket_access", "changes", "words", "key_value"),
     ),
     "deliveries": ("prefetch", "bookkeeping", "delivery", "attempts", "actor_options", "after_actor", "puller"),
     "sending": ("outgoing", "queue", "entry", "batch", "atomic_batch", "scheduled"),
