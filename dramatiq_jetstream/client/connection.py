@@ -66,15 +66,19 @@ class Connection:
         session = self._session
         return session if session is not None and session.is_open else None
 
-    def call(self, function: Callable[[Session], Coroutine[Any, Any, T]]) -> T:
+    def call(self, function: Callable[[Session], Coroutine[Any, Any, T]], timeout: float | None = None) -> T:
         """Run a coroutine function on the session's loop and wait for what it returns.
+
+        Parameters:
+          function(Callable): What to run.
+          timeout(float): The seconds to wait for the session at most.  Defaults to the broker's timeout.
 
         Raises:
           ConnectionClosed: If the session is closed meanwhile.
           BlockingCallRefused: On the connection's own thread, which must not wait for itself.
         """
         check_may_block()
-        session = self.session()
+        session = self.session(timeout)
         return session.thread.run(lambda: function(session))
 
     def publish(self, publication: Publication) -> Receipt:

@@ -180,9 +180,9 @@ class Session(Requests):
         inbox = self.client.new_inbox()
         return inbox, await self._subscriptions.add(inbox, receiver)
 
-    async def overhear(self, subject: str, receiver: Receiver) -> Any:
-        """Subscribe to any subject, on the shortest way; return the subscription."""
-        return await self._receive(subject, receiver)
+    async def overhear(self, subject: str, receiver: Receiver) -> Listening:
+        """Listen on any subject, headers included; return what ends it."""
+        return await self._subscriptions.add(subject, receiver)
 
     async def ask_for_many(self, subject: str, body: bytes, take: Callable[[bytes, bytes], bool]) -> None:
         """Send a request that several messages answer.

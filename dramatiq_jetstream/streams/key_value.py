@@ -305,9 +305,7 @@ class KeyValue:
             return self._connection.call(function)
         while True:
             try:
-                session = self._connection.session(max(deadline.left, BRIEFEST))
-                break
+                return self._connection.call(function, max(deadline.left, BRIEFEST))
             except ServerUnreachable:
                 if not deadline.left:
                     raise
-        return session.thread.call(function(session))
