@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..client import NO_LEADER_PAUSE, Receipt, Session
 from ..errors import ApiError, CallTimeout, ConnectionClosed, PermissionDenied, StreamNotFound
+from ..options import LONGEST
 from ..wire import Publication
 from .required import Ensured, bucket_requirement
 
@@ -43,8 +44,9 @@ class Deadline(NamedTuple):
 
     @classmethod
     def after(cls, milliseconds: float | None) -> Deadline:
-        """So many milliseconds from now; None for never."""
-        return cls(math.inf if milliseconds is None else time.monotonic() + milliseconds / 1000)
+        """So many milliseconds from now, a hundred years at most; None for never."""
+        # Locks take no longer times.
+        return cls(math.inf if milliseconds is None else time.monotonic() + min(milliseconds, LONGEST) / 1000)
 
     @property
     def left(self) -> float:
