@@ -164,7 +164,7 @@ class LoopThread:
         try:
             self.loop.run_forever()
         except BaseException as error:
-            self.logger.critical("The connection's event loop ended.", exc_info=True)
+            self.logger.critical("The event loop of the connection ended; the connection is lost.", exc_info=True)
             reason = repr(error)
         finally:
             self.is_alive = False

@@ -66,7 +66,7 @@ class AttemptRecords:
         try:
             await self.requirement.ensure(session)
         except BrokerError as error:
-            self.logger.warning("Retries will not see what earlier attempts left in their options: %s", error)
+            self.logger.warning("Options that an attempt changes are not passed on to the next attempt: %s", error)
 
     def remember(self, session: Session, delivery: Delivery, record: AttemptRecord, delay: float) -> None:
         """Record how a delivery ended; sent without waiting.
@@ -160,7 +160,11 @@ class AttemptRecords:
                 return value, length
             reason = f"it takes {length} bytes"
         self.logger.warning(
-            "Option %r of message %s is not kept for its next attempt: %s", name, delivery, reason, extra=repeated(name)
+            "Option %r of message %s is not passed on to the next attempt: %s",
+            name,
+            delivery,
+            reason,
+            extra=repeated(name),
         )
         return None, 0
 

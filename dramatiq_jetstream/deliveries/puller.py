@@ -326,7 +326,9 @@ class Puller:
         while True:
             await asyncio.sleep(HEARTBEAT)
             if self._ready and self._credit.lasting and time.monotonic() - self._heard > SILENCE:
-                self.logger.debug("No heartbeat for %.1f s; pulling again.", SILENCE)
+                self.logger.debug(
+                    "No heartbeat for queue %r for %.1f s; pulling again.", self.route.queue_name, SILENCE
+                )
                 self._credit.forget()
                 self._interrupt(None)
             else:

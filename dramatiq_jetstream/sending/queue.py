@@ -97,8 +97,9 @@ class Queue:
         except PermissionDenied as error:
             self._may_ask = False
             self.logger.warning(
-                "The settings of the consumer of %s may not be asked for: it is taken to deliver a message %s times. "
-                "If it delivers less often, a message that fails stays in its stream without a dead letter: %s",
+                "This user may not read the settings of the consumer of %s; the worker assumes that it delivers a "
+                "message %s times. If it delivers less often, a failed message stays in its stream without a dead "
+                "letter: %s",
                 self.route.describe(),
                 max_deliver or "any number of",
                 error,

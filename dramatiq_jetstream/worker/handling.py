@@ -222,7 +222,11 @@ class QueueHandling:
                 delivery.settle(nak(pause))
         except Exception as failure:
             # Its lease ends, and the server delivers it again.
-            self.logger.debug("Message %s could not be given back: %s", delivery, described(failure))
+            self.logger.debug(
+                "Message %s could not be given back; it is delivered again after ack_wait: %s",
+                delivery,
+                described(failure),
+            )
             delivery.drop()
 
     def _again(self, message: JetStreamMessage, delay: float, *, spent: bool) -> None:
@@ -270,22 +274,24 @@ class QueueHandling:
             or (bound and not is_deliverable(delivery))
         ):
             self.logger.error(
-                "No worker knows the actor %r of message %s.",
-                message.actor_name,
+                "Message %s of queue %r: no worker knows its actor %r; it becomes a dead letter.",
                 delivery,
+                self._route.queue_name,
+                message.actor_name,
                 extra=repeated(self._route.queue_name, message.actor_name),
             )
             self._dead_letter(message, Reason.UNKNOWN_ACTOR, ActorNotFound(message.actor_name), ran=False)
             return
 
+        delay = min(max(waited, MIN_BACKOFF), MAX_BACKOFF)
         self.logger.warning(
-            "This worker does not know the actor %r of message %s of queue %r: leaving it to others.",
+            "This worker does not know the actor %r of message %s of queue %r; it is delivered again in %.1f s.",
             message.actor_name,
             delivery,
             self._route.queue_name,
+            delay / 1000,
             extra=repeated(self._route.queue_name, message.actor_name),
         )
-        delay = min(max(waited, MIN_BACKOFF), MAX_BACKOFF)
         if bound:
             self._redelivery.redeliver(message, delay, spent=False)
         else:

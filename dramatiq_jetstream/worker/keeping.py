@@ -76,4 +76,9 @@ class KeptMessages:
             self._dead_letter_store.store_and_wait(self._route, failure)
         except BrokerError as error:
             # The message itself is not lost: it is where its owner looks for it.
-            self.logger.warning("No dead letter points at message %s: %s", failure.delivery, error)
+            self.logger.warning(
+                "Message %s of queue %r stays in its stream without a dead letter that points at it: %s",
+                failure.delivery,
+                self._route.queue_name,
+                error,
+            )

@@ -117,7 +117,10 @@ class Redelivery:
         except Exception as error:
             # What attempts left there may be long, as a traceback is, or such that it cannot be written.
             self.logger.warning(
-                "What attempts left in the options of message %s is cut to be kept: %s", delivery, described(error)
+                "Message %s of queue %r is copied with shortened options, because the copy could not be written: %s",
+                delivery,
+                self._route.queue_name,
+                described(error),
             )
             outgoing = self._copied(message, self._shortened(message), bookkeeping, due)
         # If this is repeated after a crash, nothing is stored twice.
