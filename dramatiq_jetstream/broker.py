@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -13,37 +11,14 @@ from dramatiq.common import q_name
 from dramatiq.errors import QueueJoinTimeout, QueueNotFound
 from dramatiq.middleware.retries import DEFAULT_MIN_BACKOFF
 
-from .client import RESERVED_OPTIONS, Connection, Subscription
-from .dead_letters import DeadLetters, DeadLetterStore, ExhaustedMessages
-from .deliveries import ActorOptions, AttemptRecords, JetStreamMessage, after_actor_hooks, run_after_actor_hooks
-from .names import Names
-from .options import check_actor, check_message, check_middleware, milliseconds
-from .sending import (
-    AtomicBatch,
-    Batch,
-    DelayedMessage,
-    PipelinedBatch,
-    Queue,
-    check_delay,
-    due_at,
-    publication,
-    scheduled,
-)
+from .assembly import Assembly
+from .client import RESERVED_OPTIONS, Subscription
+from .deliveries import JetStreamMessage, after_actor_hooks, run_after_actor_hooks
+from .options import check_actor, check_middleware, milliseconds
+from .sending import AtomicBatch, Batch, DelayedMessage, PipelinedBatch, Queue, Sender, scheduled
 from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
-from .streams import (
-    Requirement,
-    Route,
-    count,
-    dead_letter_config,
-    helper_requirement,
-    purge,
-    queue_requirements,
-)
-from .worker import Consumers, JetStreamConsumer, QueueHandling, Redelivery, exit_if_ending
-
-#: Seconds for which messages must count as exhausted before join returns: a consumer's counts lag behind its
-#: stream's, so a message that was just stored or moved also counts as exhausted for a short time.
-SETTLING = 0.5
+from .streams import Requirement, count, purge, wait_until_done
+from .worker import JetStreamConsumer, exit_if_ending
 
 
 class JetStreamBroker(Broker):
@@ -121,43 +96,16 @@ class JetStreamBroker(Broker):
             unknown_actor_grace=unknown_actor_grace,
             connect_options=connect_options,
         )
-        self.names = Names(namespace)
         self.queues: set[str] = set()
         self.actor_options.add("dead_message_ttl")
-        self.connection = Connection(self.settings)
-        self._managed = declare == "auto"
-        self._actor_options = ActorOptions(self)
+        self._parts = parts = Assembly(self, self.settings)
+        self.names = parts.names
+        self.connection = parts.connection
         #: The records of earlier attempts.
-        self.attempts = AttemptRecords(self.names, replicas)
-        self._dead_letter_store = DeadLetterStore(
-            self.connection,
-            self.names,
-            self._actor_options,
-            replicas,
-            managed=self._managed,
-            ttl=self.settings.dead_letter_ttl(),
-        )
-        self._queues: dict[str, Queue] = {}
-        self._handling: dict[str, QueueHandling] = {}
-        #: What backends on this connection need, by the name of the stream.
-        self._added: dict[str, Requirement] = {}
+        self.attempts = parts.attempts
         #: The messages that could not be handled.
-        self.dead_letters = DeadLetters(self.connection, self.names, self._queue)
-        self._exhausted = ExhaustedMessages(
-            self.names,
-            self._declared_queues,
-            self._dead_letter_store,
-            self.attempts,
-            replicas=replicas,
-        )
-        self._consumers = Consumers(
-            self.connection,
-            self.attempts,
-            self._exhausted,
-            lambda queue_name: self._handling[queue_name],
-            self._max_deliver,
-            managed=self._managed,
-        )
+        self.dead_letters = parts.dead_letters
+        self._sender = Sender(self, self.connection, parts.queue)
 
     @property
     def consumer_class(self) -> type[JetStreamConsumer]:
@@ -165,7 +113,7 @@ class JetStreamBroker(Broker):
 
     def close(self) -> None:
         """Return prefetched messages to the server and close the connection.  The next use opens a new one."""
-        self._consumers.stop()
+        self._parts.consumers.stop()
         self.connection.close()
         exit_if_ending()
 
@@ -186,7 +134,7 @@ class JetStreamBroker(Broker):
         Returns:
           JetStreamConsumer: A consumer that retrieves messages from JetStream.
         """
-        return self._consumers.open(self.consumer_class, self._declared(queue_name), prefetch, timeout)
+        return self._parts.consumers.open(self.consumer_class, self._declared(queue_name), prefetch, timeout)
 
     def add_middleware(self, middleware: Middleware, **place: Any) -> None:
         """Add a middleware object to this broker.
@@ -223,7 +171,7 @@ class JetStreamBroker(Broker):
         queue_name = q_name(queue_name)
         if queue_name not in self.queues:
             self.emit_before("declare_queue", queue_name)
-            self._queue(queue_name)
+            self._parts.queue(queue_name)
             self.queues.add(queue_name)
             self.emit_after("declare_queue", queue_name)
 
@@ -254,7 +202,7 @@ class JetStreamBroker(Broker):
         if parent is not None and parent.stands_for(message):
             return self._retry(parent, delay)
         try:
-            return self._enqueue(message, delay, parent)
+            return self._sender.send(message, delay, parent)
         except Exception as error:
             self._hook_failed(error)
             raise
@@ -280,7 +228,7 @@ class JetStreamBroker(Broker):
         Returns:
           Batch: The context manager.
         """
-        return (AtomicBatch if atomic else PipelinedBatch)(self.connection, self._stored, self._hook_failed)
+        return (AtomicBatch if atomic else PipelinedBatch)(self.connection, self._sender.stored, self._hook_failed)
 
     def enqueue_many(
         self, messages: Iterable[Message[Any]], *, delay: int | None = None, atomic: bool = False
@@ -359,17 +307,8 @@ class JetStreamBroker(Broker):
           QueueNotFound: If the given queue was never declared.
         """
         queue = self._declared(queue_name)
-        deadline = None if timeout is None else time.monotonic() + timeout / 1000
-        idle_since = math.inf
-        while True:
-            counts = self.connection.call(lambda session: count(session, queue.route))
-            now = time.monotonic()
-            idle_since = math.inf if counts.unfinished else min(idle_since, now)
-            if not counts.unfinished and (not counts.exhausted or now - idle_since >= SETTLING):
-                return
-            if deadline is not None and now >= deadline:
-                raise QueueJoinTimeout(queue_name)
-            time.sleep(interval / 1000)
+        if not wait_until_done(self.connection, queue.route, interval, timeout):
+            raise QueueJoinTimeout(queue_name)
 
     def setup(self) -> None:
         """Create the streams and consumers of every declared queue now, and check those that exist.  Also
@@ -380,21 +319,11 @@ class JetStreamBroker(Broker):
           ConfigMismatch: If one exists with different settings.
           BrokerConnectionError: If the server cannot be reached.
         """
-        for queue in self._declared_queues():
-            self.connection.call(queue.ensure_stream)
-            self.connection.call(partial(queue.ensure_consumer, max_deliver=self._max_deliver(queue)))
-            self.connection.call(partial(self._exhausted.prepare, queue=queue))
-        self.connection.call(self.attempts.ensure)
-        self.connection.call(self._dead_letter_store.ensure)
-        for requirement in self._added_requirements() if self._managed else ():
-            self.connection.call(requirement.ensure)
+        self._parts.setup()
 
     def add_requirement(self, requirement: Requirement) -> None:
         """Have :meth:`setup` make, or check, a further stream."""
-        self._added[requirement.stream] = requirement
-
-    def _added_requirements(self) -> list[Requirement]:
-        return [self._added[stream] for stream in sorted(self._added)]
+        self._parts.add_requirement(requirement)
 
     def requirements(self) -> list[Requirement]:
         """Everything that :meth:`setup` and the workers of the declared queues create on the server.
@@ -404,17 +333,7 @@ class JetStreamBroker(Broker):
         Returns:
           list[Requirement]: Each stream and consumer, those of the queues first.
         """
-        queues = self._declared_queues()
-        requirements = [
-            requirement for queue in queues for requirement in queue_requirements(queue.route, self._max_deliver(queue))
-        ]
-        advisories = [self._exhausted.advisory_route(queue.route) for queue in queues]
-        for route in {route.stream: route for route in advisories}.values():
-            requirements += queue_requirements(route, None, "advisories about messages out of attempts")
-        replicas = self.settings.replicas
-        requirements.append(self.attempts.requirement)
-        requirements.append(helper_requirement(dead_letter_config(self.names, replicas), "dead letters"))
-        return requirements + self._added_requirements()
+        return self._parts.requirements()
 
     def queue(self, queue_name: str) -> Queue:
         """Get a declared queue: its stream, subject and consumer on the server, and its payload format.
@@ -437,7 +356,7 @@ class JetStreamBroker(Broker):
           bool: Whether the message was cancelled; False if it is already in its queue, or was never
           delayed.
         """
-        queue = self._queue(message.queue_name)
+        queue = self._parts.queue(message.queue_name)
         return self.connection.call(partial(scheduled.cancel, route=queue.route, message_id=message.message_id))
 
     def delayed(self, queue_name: str) -> Iterator[DelayedMessage]:
@@ -490,46 +409,18 @@ class JetStreamBroker(Broker):
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal == "process_message" and isinstance(args[0], JetStreamMessage):
-            args[0].delivery.start_clock(partial(self._actor_options.lease_limit, args[0]))
+            args[0].delivery.start_clock(partial(self._parts.actor_options.lease_limit, args[0]))
         elif signal == "worker_boot":
-            self._consumers.threads = args[0].worker_threads
+            self._parts.consumers.threads = args[0].worker_threads
         super().emit_before(signal, *args, **kwargs)
         if signal == "worker_shutdown":
-            self._consumers.hand_back(args[0])
+            self._parts.consumers.hand_back(args[0])
 
     def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
         if signal == "process_message" and isinstance(args[0], JetStreamMessage):
             run_after_actor_hooks(self, *args, **kwargs)
         else:
             super().emit_after(signal, *args, **kwargs)
-
-    def _enqueue(self, message: Message[Any], delay: int | None, parent: JetStreamMessage | None) -> Message[Any]:
-        plain = check_message(message.actor_name, message.options, delay)
-        if plain:
-            message = message.copy(options=plain)
-        queue = self._queue(message.queue_name)
-        due = None
-        if delay is not None and delay > 0:
-            check_delay(queue.route)
-            due = due_at(delay)
-            message = message.copy(options={"eta": due})
-
-        self.logger.debug("Enqueueing message %r on queue %r.", message.message_id, queue.name)
-        self.emit_before("enqueue", message, delay)
-        outgoing = publication(queue.route, queue.payload, message, due)
-        if parent is not None and parent.succeeded:
-            # If the parent's acknowledgement is lost, it runs again; under this name, the copy is not stored twice.
-            outgoing = outgoing.named(parent.name_successor(message.message_id))
-        batch = Batch.of(self.connection)
-        if batch is not None:
-            batch.add(message, delay, queue, outgoing)
-        else:
-            queue.store(outgoing)
-            self._stored(message, delay)
-        return message
-
-    def _stored(self, message: Message[Any], delay: int | None) -> None:
-        self.emit_after("enqueue", message, delay)
 
     def _retry(self, message: JetStreamMessage, delay: int | None) -> Message[Any]:
         """Note that the message being processed is retried; its acknowledgement then requests the redelivery."""
@@ -548,44 +439,13 @@ class JetStreamBroker(Broker):
         # dramatiq also returns the proxy when it is given one.
         return cast("Message[Any]", message)
 
-    def _queue(self, queue_name: str) -> Queue:
-        """A queue, declared or not; dramatiq's workers consume only declared queues."""
-        queue = self._queues.get(queue_name)
-        if queue is None:
-            queue_name = q_name(queue_name)
-            if queue_name not in self._queues:
-                self._build(queue_name)
-            queue = self._queues[queue_name]
-        return queue
-
-    def _declared_queues(self) -> list[Queue]:
-        return [queue for name, queue in list(self._queues.items()) if name in self.queues]
-
     def _declared(self, queue_name: str) -> Queue:
-        try:
-            return self._queues[q_name(queue_name)]
-        except KeyError:
-            raise QueueNotFound(queue_name) from None
+        queue = self._parts.known_queue(queue_name)
+        if queue is None:
+            raise QueueNotFound(queue_name)
+        return queue
 
     def _hook_failed(self, error: Exception) -> None:
         """Note that an after-actor hook could not enqueue its message; the current message is redelivered."""
         if after_actor_hooks.message is not None:
             after_actor_hooks.message.hook_error = error
-
-    def _build(self, queue_name: str) -> None:
-        route = Route(queue_name, self.settings.queue(queue_name), self.names, self.settings.replicas)
-        payload = self._actor_options.payload(route)
-        self._handling[queue_name] = QueueHandling(
-            self.connection,
-            route,
-            payload,
-            self._actor_options,
-            Redelivery(self.connection, route, payload, self.attempts),
-            self._dead_letter_store,
-            unknown_actor_grace=self.settings.unknown_actor_grace,
-            on_delayed=partial(self.emit_before, "delay_message"),
-        )
-        self._queues[queue_name] = Queue(route, payload, self.connection, managed=self._managed)
-
-    def _max_deliver(self, queue: Queue) -> int:
-        return queue.route.settings.max_deliver or self._actor_options.max_deliver(queue.name)

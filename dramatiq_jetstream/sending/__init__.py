@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import scheduled
 from .atomic_batch import AtomicBatch
 from .batch import Batch, PipelinedBatch
-from .outgoing import check_delay, due_at, publication
+from .outgoing import Sender, check_delay, due_at, publication
 from .queue import Queue
 from .scheduled import DelayedMessage, due_of
 
@@ -15,6 +15,7 @@ __all__ = [
     "DelayedMessage",
     "PipelinedBatch",
     "Queue",
+    "Sender",
     "check_delay",
     "due_at",
     "due_of",

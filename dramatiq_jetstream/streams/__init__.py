@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .changes import Change
-from .counts import QueueCounts, QueueState, count, count_held, inspect, purge
+from .counts import QueueCounts, QueueState, count, count_held, inspect, purge, wait_until_done
 from .helpers import bucket_config, dead_letter_config
 from .key_value import KeyValue
 from .reading import StoredMessage
@@ -41,4 +41,5 @@ __all__ = [
     "purge",
     "queue_requirements",
     "stream_requirement",
+    "wait_until_done",
 ]

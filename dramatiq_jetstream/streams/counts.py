@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any, NamedTuple
 
-from ..client import Session
+from ..client import Connection, Session
 from ..errors import ConsumerNotFound, StreamNotFound
 from ..names import Names
 from . import reading
 from .route import Route
+
+#: Seconds for which messages must look exhausted before a wait believes it: a consumer's counts lag behind its
+#: stream's, and a message that has just been stored or moved looks exhausted meanwhile.
+SETTLING = 0.5
 
 
 class QueueCounts(NamedTuple):
@@ -51,6 +57,31 @@ class QueueState(NamedTuple):
 async def count(session: Session, route: Route) -> QueueCounts:
     """Count a queue's messages; a queue that is not on the server yet has none."""
     return (await inspect(session, route)).counts
+
+
+def wait_until_done(connection: Connection, route: Route, interval: int, timeout: int | None) -> bool:
+    """Wait until nothing of a queue is left to be worked on; from any thread but the loop's.
+
+    Parameters:
+      connection(Connection): The way to the server.
+      route(Route): The queue.
+      interval(int): The milliseconds between two looks.
+      timeout(int): The milliseconds to wait at most; None for ever.
+
+    Returns:
+      bool: Whether that was so within the timeout.
+    """
+    deadline = math.inf if timeout is None else time.monotonic() + timeout / 1000
+    idle_since = math.inf
+    while True:
+        counts = connection.call(lambda session: count(session, route))
+        now = time.monotonic()
+        idle_since = math.inf if counts.unfinished else min(idle_since, now)
+        if not counts.unfinished and (not counts.exhausted or now - idle_since >= SETTLING):
+            return True
+        if now >= deadline:
+            return False
+        time.sleep(interval / 1000)
 
 
 async def inspect(session: Session, route: Route) -> QueueState:

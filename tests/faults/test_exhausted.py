@@ -107,7 +107,7 @@ class Bench(NamedTuple):
 
     @property
     def sweep(self) -> Sweep:
-        return Sweep(self.broker.queue(self.queue.name), self.broker._exhausted._letters)
+        return Sweep(self.broker.queue(self.queue.name), self.broker._parts.exhausted._letters)
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_messages_that_run_or_wait_for_a_retry_are_left_alone(bench: Bench) -> N
 
 
 def test_keeper_that_removes_other_exhausted_messages_does_not_mislead_the_search(bench: Bench) -> None:
-    queue, sweep, letters = bench.queue, bench.sweep, bench.broker._exhausted._letters
+    queue, sweep, letters = bench.queue, bench.sweep, bench.broker._parts.exhausted._letters
     queue.send()
     [running] = queue.pull(1)
     for number in range(10):

@@ -269,7 +269,7 @@ def test_long_exception_text_costs_no_attempt_and_no_other_option(stage: Stage) 
 def test_message_with_a_long_id_and_an_unknown_actor_with_a_long_name_is_a_dead_letter(
     stage: Stage, length: int
 ) -> None:
-    stage.broker._handling["default"]._unknown_actor_grace = 0
+    stage.broker._parts.handling("default")._unknown_actor_grace = 0
     for name in ("x" * length, "ü😀\ud800" * (length // 6), "a.b *>" * (length // 6)):
         strange: Message[None] = Message(
             queue_name="default", actor_name=name, args=(), kwargs={}, options={}, message_id=name[::-1]

@@ -22,6 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("deliveries", "sending"),
     ("dead_letters",),
     ("worker",),
+    ("assembly",),
     ("broker",),
     ("backends",),
     ("results", "rate_limits", "abort"),
@@ -53,7 +54,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
         *("bucket_access", "changes", "words", "key_value"),
     ),
     "deliveries": ("prefetch", "bookkeeping", "delivery", "attempts", "actor_options", "after_actor", "puller"),
-    "sending": ("outgoing", "queue", "entry", "batch", "atomic_batch", "scheduled"),
+    "sending": ("queue", "entry", "batch", "atomic_batch", "outgoing", "scheduled"),
     "dead_letters": (
         *("letter", "storing", "entry", "archive", "advisories"),
         *("exhausted_letters", "generations", "sweeping", "exhausted"),
