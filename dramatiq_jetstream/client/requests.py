@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from nats.aio.msg import Msg
 
-from ..errors import BrokerError, CallTimeout, PermissionDenied, StreamNotFound, UnsupportedServer
+from ..errors import BrokerError, CallTimeout, ConnectionClosed, PermissionDenied, StreamNotFound, UnsupportedServer
 from ..settings import BrokerSettings
 from . import server_errors
 from .border import NoResponders, readable, translated
@@ -100,7 +100,8 @@ class Requests:
                 raise
 
         def may_pass(error: BrokerError) -> bool:
-            return isinstance(error, CallTimeout)
+            # A client that was closed for good is being replaced.
+            return isinstance(error, CallTimeout) or (isinstance(error, ConnectionClosed) and self._connected.is_open)
 
         limit = self.timeout if timeout is None else timeout
         try:

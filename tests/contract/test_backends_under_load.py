@@ -67,9 +67,11 @@ def results(request: pytest.FixtureRequest) -> Iterator[ResultBackend]:
     if request.param == "stub":
         yield StubResults()
     elif request.param == "redis":
+        # First, as it skips the test where there is no Redis.
+        url = request.getfixturevalue("redis_url")
         from dramatiq.results.backends import RedisBackend
 
-        yield RedisBackend(url=request.getfixturevalue("redis_url"))
+        yield RedisBackend(url=url)
     else:
         request.getfixturevalue("admin")
         backend = OurResults(url=request.getfixturevalue("nats_url"), bucket=f"load-{uuid4().hex}")
