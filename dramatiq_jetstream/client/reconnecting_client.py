@@ -82,13 +82,15 @@ class ReconnectingClient:
         self._refusal: asyncio.Future[Any] | None = None
         self._last_error: Exception | None = None
         self._replacing: asyncio.Task[None] | None = None
+        self._was_connected = False
         #: The missing permissions that were reported on this connection.
         self._denials: set[tuple[str, str]] = set()
 
     @property
     def is_open(self) -> bool:
         """Whether the client is connected or about to be again; from any thread."""
-        return not self.closing and (self._replacing is not None or not self.client.is_closed)
+        # A client that was connected once is replaced when the server closes it.
+        return not self.closing and (self._was_connected or not self.client.is_closed)
 
     @property
     def address(self) -> str:
@@ -112,6 +114,7 @@ class ReconnectingClient:
                 self._last_error = refusal.result() if refusal.done() else failure or self._last_error
                 raise self._connect_error() from self._last_error
             self._check_version()
+            self._was_connected = True
         except ConnectionFailed:
             opening.cancel()
             await self._abandon()
