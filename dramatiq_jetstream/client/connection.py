@@ -94,7 +94,7 @@ class Connection:
         session = self.session()
         session.check_inbox()
         publisher, slot = session.publisher, new_slot()
-        # Named before it is sent, so that it is given up wherever an exception from outside lands.
+        # The token exists before the publish, so the publish is forgotten wherever an exception interrupts this.
         token = publisher.new_token()
         try:
             publisher.submit(publication, slot.put, token=token, at_once=True)

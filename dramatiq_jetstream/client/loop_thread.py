@@ -20,7 +20,7 @@ except ImportError:
 
 T = TypeVar("T")
 
-#: How many seconds a stopping loop gives its thread to end.
+#: Seconds to wait for the thread when the loop is stopped.
 STOP_TIMEOUT = 5.0
 
 _CLOSED = "the connection is closed"
@@ -65,7 +65,7 @@ class LoopThread:
         self._on_death = on_death
         self._ident: int | None = None
         self._stopping = False
-        #: Who waits for what runs on the loop.
+        #: The slots of callers that wait for a coroutine on the loop.
         self._waiting: set[Slot] = set()
         #: Whether the loop runs.
         self.is_alive = False
@@ -144,13 +144,13 @@ class LoopThread:
         try:
             self.call_soon(callback)
         except ConnectionClosed:
-            # What was to be stopped has ended with the loop.
+            # The loop is closed, so the callback has nothing left to stop.
             return
 
     def _run(self, started: Callable[[BaseException | None], None]) -> None:
         self._ident = threading.get_native_id()
         try:
-            # Here, for it may belong to the thread that makes it.
+            # The loop is created here because it may belong to the thread that creates it.
             self.loop = new_event_loop()
             asyncio.set_event_loop(self.loop)
         except BaseException as error:
@@ -176,7 +176,7 @@ class LoopThread:
             self._on_death(f"the connection's event loop ended: {reason}")
 
     def _end(self) -> None:
-        # What was begun at the last moment becomes a task only now.
+        # Callbacks that were scheduled last create their tasks only now.
         while pending := asyncio.all_tasks(self.loop):
             for task in pending:
                 task.cancel()

@@ -65,7 +65,7 @@ class SharedTransport(TcpTransport):
         self._shared: SharedSocket | None = None
 
     def __bool__(self) -> bool:
-        # nats-py would put a transport of its own in the place of one that is not connected yet.
+        # nats-py replaces a transport that is false, which its own is before it is connected.
         return True
 
     @property
@@ -206,7 +206,7 @@ class NatsClient(Client):
             raise ConnectionResetError
         self._write_pending(transport)
         transport.write(data)
-        # A WebSocket sends only what it is asked to drain.
+        # A WebSocket sends nothing before drain() is called.
         return isinstance(transport, SharedTransport) and transport.unsent < HIGH_WATER
 
     @property
@@ -230,7 +230,7 @@ class NatsClient(Client):
         """
         if not self.is_connected:
             raise ConnectionReconnectingError
-        # nats-py would write the ping before what it has not written yet, such as a subscription.
+        # Otherwise the ping overtakes commands that nats-py has buffered, such as a subscription.
         self._write_pending(self._transport)
         pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         await self._send_ping(pong)
@@ -254,7 +254,7 @@ class NatsClient(Client):
         sockets = _socket_transport(self._transport)
         await super().close()
         if sockets is not None:
-            # The WebSocket has said goodbye; what would still be awaited is only the end of its TLS.
+            # The WebSocket is closed; only the end of its TLS connection would be awaited.
             sockets.abort()
             await asyncio.sleep(0)
 

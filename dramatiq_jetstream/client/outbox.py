@@ -14,7 +14,7 @@ from .loop_thread import LoopThread
 from .reconnecting_client import ReconnectingClient
 from .supervision import Supervisor
 
-#: Seconds between two rounds of asking the server whether everything sent has arrived.
+#: Seconds between two pings that confirm what was sent.
 CONFIRM_INTERVAL = 0.1
 
 #: Seconds between two looks at what waits, should the thread that put it there have been hit by an
@@ -110,7 +110,7 @@ class Outbox:
         """Send an item, from any thread.  Raises ConnectionClosed if the loop is closed."""
         if item.on_reconnect is OnReconnect.DROP and not self._connected.client.is_connected:
             return
-        # Before it is put there, as the loop may take it at once.
+        # Set this first: the loop may take the item as soon as it is in the queue.
         item.queued = True
         self._queue.append(item)
         if not self._woken:
@@ -146,7 +146,7 @@ class Outbox:
                 item.queued = False
         self._queue.extendleft(reversed([*self._pinged, *self._sent]))
         self._pinged, self._sent = [], []
-        # What these wait for went with the connection.
+        # These wait for the old connection.
         for waiting in (self._draining, self._confirming):
             if waiting is not None:
                 waiting.cancel()
@@ -165,7 +165,7 @@ class Outbox:
                 await asyncio.sleep(CONFIRM_INTERVAL)
 
     def _send_some(self) -> None:
-        # Nobody may write between the taking and the writing, or what a thread sends might change places.
+        # No thread may write between these two steps, or the order of its messages changes.
         self._writing = True
         items = self._take()
         try:
@@ -187,7 +187,7 @@ class Outbox:
             item.queued = False
             if item.on_reconnect is again:
                 self._sent.append(item)
-            # Mostly all items of a write belong to one puller.
+            # Usually all items of a write belong to one puller, so it is called once.
             if item.sent is not told and item.sent is not None:
                 told = item.sent
                 told()

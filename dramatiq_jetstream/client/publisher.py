@@ -23,10 +23,10 @@ REPEAT_AFTER = 2.0
 #: Seconds between two checks for unanswered publishes.
 LOOK_INTERVAL = 0.5
 
-#: Seconds before a publish is repeated that the server could not take just now.
+#: Seconds before a publish is repeated after a passing error.
 PASSING_PAUSE = 0.25
 
-#: What nearly every answer looks like; to read the others as JSON takes three times as long.
+#: The form of nearly every answer.  Reading an answer as JSON takes three times as long.
 _PLAIN_ANSWER = re.compile(rb'\{"stream":"([^"\\]+)",\s*"seq":(\d+)\}')
 
 

@@ -42,7 +42,7 @@ class Session(Requests):
         self.logger = get_logger(__name__, type(self))
         self.settings = settings
         self._successor = successor
-        #: What to do when the connection's own work cannot go on; a worker process ends itself.
+        #: Called when a background task of the connection failed for good.  A worker process exits then.
         self.on_fatal: Callable[[str], object] = self._log_fatal
         self.thread = LoopThread("dramatiq-jetstream", lambda reason: self.on_fatal(reason))
         self.supervisor = Supervisor(lambda reason: self.on_fatal(reason))
@@ -326,7 +326,7 @@ class Session(Requests):
             self.supervisor.keep("renewal of subscriptions", self._renew)
 
     async def _renew(self) -> None:
-        # Before anything is sent again, or its answers would be missed.
+        # This comes first: otherwise answers to what is sent again are missed.
         await self._subscriptions.renew()
         self._resume()
 

@@ -11,7 +11,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-#: Bytes that may wait for the socket before more is held back.
+#: Bytes that may wait for the socket before drain() waits.
 HIGH_WATER = 1024 * 1024
 
 #: Seconds between two attempts of the loop to write while another thread does.

@@ -25,7 +25,7 @@ from .entry import DeadLetter
 #: How many dead letters are moved or removed at a time.
 OUTSTANDING = 256
 
-#: What earlier attempts left in a message's options, and a fresh start must not have.
+#: Options that earlier attempts set, and that a requeued message must not have.
 SPENT_OPTIONS = ("retries", "traceback", "requeue_timestamp")
 
 

@@ -87,7 +87,7 @@ class ExhaustedMessages:
     async def watch(self, session: Session, queue: Queue) -> None:
         """Begin to look after a queue, or go without if that is not possible; on the loop."""
         if self._session is not session:
-            # What ran in an earlier session ended with it.
+            # The tasks of an earlier session ended with it.
             self._session, self._pullers, self._tasks = session, {}, set()
             self._sweeping = session.supervisor.keep("search for exhausted messages", self._sweep_for_ever)
         route = self.advisory_route(queue.route)

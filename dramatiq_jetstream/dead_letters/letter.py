@@ -47,7 +47,7 @@ MAX_OPTIONS = 16_384
 #: The headers of a plain JSON message that are needed to requeue it.
 _CARRIED = {ACTOR: MAX_HEADER, MESSAGE_ID: MAX_HEADER, OPTIONS: MAX_OPTIONS, TIMESTAMP: MAX_HEADER}
 
-#: What is left out first where a letter is too large, from the first on.
+#: The headers that are dropped, in this order, while a letter is too large.
 _DISPENSABLE = (TRACEBACK, EXCEPTION_TEXT, EXCEPTION, WORKER)
 
 

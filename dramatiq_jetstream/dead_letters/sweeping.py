@@ -108,7 +108,7 @@ class Sweep:
             return looked
         started = time.monotonic()
         exhausted = await self._generations.exhausted(session, consumer)
-        # They have settled while their generation ended.
+        # They were observed for long enough while their generation ended.
         self._suspects.update(dict.fromkeys(exhausted, started - SETTLING))
         if exhausted:
             return Looked(0, 0.0)

@@ -49,7 +49,7 @@ class JetStreamConsumer(Consumer):
         self._buffer = buffer
         self._payload = payload
         self._handling = handling
-        # Where threads are greenlets, none but the worker's own may touch its queue.
+        # With gevent, only greenlets of the worker's own thread may use its queue.
         self._thread = None if is_green() else current_consumer_thread()
 
     def __next__(self) -> JetStreamMessage | None:
@@ -99,7 +99,7 @@ class JetStreamConsumer(Consumer):
         """Stop pulling and put what was not handed out back into the queue."""
         session = self.puller.session
         if session.is_inherited:
-            # What was prefetched is the parent process's.
+            # The prefetched messages belong to the parent process.
             return
         if session.is_open:
             session.thread.run(self.puller.stop)
@@ -131,7 +131,7 @@ class JetStreamConsumer(Consumer):
         try:
             message = JetStreamMessage(self._payload.decode(delivery), delivery)
         except Exception:
-            # It is decoded once more where something can be done about it.
+            # The consumer's thread decodes it again and handles the error.
             return None
         return message if message.is_plain and self._handling.knows(message) else None
 
