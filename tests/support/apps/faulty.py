@@ -30,6 +30,7 @@ from dramatiq_jetstream.dead_letters import DeadLetterStore, Failure, exhausted
 from dramatiq_jetstream.deliveries import Puller
 from dramatiq_jetstream.streams import Route
 from dramatiq_jetstream.wire import Publication
+from tests.support.apps.dying import die
 from tests.support.faults import make_settings, notes_of, write_note
 
 FOLDER = Path(os.environ["FAULTS_FOLDER"])
@@ -75,7 +76,7 @@ def hold(key: str, limit: str = str(HOLD_LIMIT)) -> None:
 def kill(key: str, times: str = "1000000") -> None:
     """Die as by the kernel's hand, in the first so many attempts."""
     if attempts(key) <= int(times):
-        os.kill(os.getpid(), signal.SIGKILL)
+        die()
 
 
 def fail(key: str, times: str = "1000000") -> None:
@@ -105,7 +106,7 @@ def eat(key: str) -> None:
         while True:
             eaten.append(bytearray(1024 * 1024))
     except MemoryError:
-        os.kill(os.getpid(), signal.SIGKILL)
+        die()
 
 
 def send(key: str, text: str) -> None:
@@ -147,7 +148,7 @@ def die_between(stored: str) -> None:
 
         def publish_and_die(self: Connection, publication: Publication) -> Receipt:
             publish(self, publication)
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
             raise AssertionError("still alive")
 
         Connection.publish = publish_and_die  # type: ignore[method-assign]
@@ -156,7 +157,7 @@ def die_between(stored: str) -> None:
 
         async def store_and_die(self: DeadLetterStore, session: Session, route: Route, failure: Failure) -> None:
             await store(self, session, route, failure)
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
         DeadLetterStore.store = store_and_die  # type: ignore[method-assign]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from dramatiq.middleware import GroupCallbacks, default_middleware
 
 from dramatiq_jetstream import JetStreamBroker
 from dramatiq_jetstream.rate_limits import JetStreamBackend
+from tests.support.apps.dying import die
 from tests.support.faults import make_settings, write_note
 
 FOLDER = Path(os.environ["FAULTS_FOLDER"])
@@ -35,7 +35,7 @@ def die_once(moment: str) -> None:
     died = FOLDER / "died"
     if moment == MOMENT and not died.exists():
         died.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        die()
 
 
 class Victim(Middleware):
