@@ -36,6 +36,9 @@ MIN_DELAY = 500
 MAX_DELAY = 60_000
 MAX_DELAY_FOREIGN = 600_000
 
+#: Seconds for which a stop waits until the dead letters that are being stored are finished.
+FINISHING = 2.0
+
 #: Seconds between two warnings of one kind.
 REPORT_INTERVAL = 60.0
 
@@ -111,6 +114,9 @@ class ExhaustedMessages:
         pullers, self._pullers, self._session = self._pullers, {}, None
         for puller in pullers.values():
             await puller.stop()
+        if self._tasks:
+            # A message whose dead letter is stored is removed as well, or it waits for another worker.
+            await asyncio.wait(self._tasks, timeout=FINISHING)
         tasks = [*self._tasks, *([self._sweeping] if self._sweeping is not None else [])]
         self._tasks, self._sweeping = set(), None
         for task in tasks:

@@ -10,9 +10,10 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
+
+from dramatiq_jetstream.client.nats_internals import NatsClient
 
 T = TypeVar("T")
 
@@ -37,7 +38,8 @@ class Admin:
     """
 
     def __init__(self, url: str, **connect_options: Any) -> None:
-        self._client = Client()
+        # It closes what a failed handshake leaves open, which nats-py's own does not.
+        self._client = NatsClient(websocket=False, tls=False, before_connect=lambda *_: {})
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="admin", daemon=True)
         self._thread.start()
