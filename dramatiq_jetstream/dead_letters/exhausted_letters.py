@@ -81,7 +81,7 @@ class ExhaustedLetters:
         )
         bookkeeping = replace(message.bookkeeping, origin=message.identity)
         outgoing = publication(queue.route, queue.payload, copied)
-        headers = outgoing.headers | {STATE: bookkeeping.header or "{}"}
+        headers = outgoing.headers | {STATE: bookkeeping.header}
         return outgoing._replace(headers=headers).named(failure.delivery.copy_id)
 
     def _failure(self, queue: Queue, delivery: Delivery) -> Failure:

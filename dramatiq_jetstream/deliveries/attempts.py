@@ -81,7 +81,7 @@ class AttemptRecords:
             TTL: str(max(math.ceil((min(delay, MAX_DELAY) + GRACE) / 1000), 1)),
             ATTEMPT: str(record.attempt),
             RETURNED: str(record.returned),
-            STATE: record.bookkeeping.header or "{}",
+            STATE: record.bookkeeping.header,
         }
         if record.removed:
             headers[REMOVED] = quote_text(json.dumps(record.removed))[:MAX_OPTION]

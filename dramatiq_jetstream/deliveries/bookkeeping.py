@@ -82,10 +82,9 @@ class Bookkeeping:
         return cls.of_old_record(options)
 
     @property
-    def header(self) -> str | None:
-        """The header's value; None if all fields have their defaults."""
-        said = {name: value for name, value in asdict(self).items() if value}
-        return json.dumps(said, separators=(",", ":")) if said else None
+    def header(self) -> str:
+        """The header's value."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value}, separators=(",", ":"))
 
 
 def _is_sound(name: str, value: object) -> bool:

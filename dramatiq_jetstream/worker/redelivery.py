@@ -70,15 +70,7 @@ class Redelivery:
     def redeliver(self, message: JetStreamMessage, delay: float, *, spent: bool) -> None:
         """Let the server deliver the same message again."""
         delivery = message.delivery
-        returned = delivery.returned + (not spent)
-        record = AttemptRecord(
-            delivery.origin.deliveries,
-            returned,
-            message.changed_options,
-            message.removed_options,
-            message.bookkeeping,
-        )
-        self._attempts.remember(self._connection.session(), delivery, record, delay)
+        self._remember(message, delivery.returned + (not spent), delay)
         self._give_back(delivery, delay)
 
     def redeliver_unread(self, delivery: Delivery, delay: float) -> None:
@@ -89,15 +81,7 @@ class Redelivery:
 
     def note_start(self, message: JetStreamMessage) -> None:
         """Record that an attempt begins; if its worker is killed, only this record shows it."""
-        delivery = message.delivery
-        record = AttemptRecord(
-            delivery.origin.deliveries,
-            delivery.returned,
-            message.changed_options,
-            message.removed_options,
-            message.bookkeeping,
-        )
-        self._attempts.remember(self._connection.session(), delivery, record, 0)
+        self._remember(message, message.delivery.returned, 0)
 
     def copy(self, message: JetStreamMessage, delay: float) -> None:
         """Store a copy that carries the options on, then remove the original.
@@ -142,11 +126,22 @@ class Redelivery:
             self.copy(message, wait - held)
         return wait > held
 
+    def _remember(self, message: JetStreamMessage, returned: int, delay: float) -> None:
+        delivery = message.delivery
+        record = AttemptRecord(
+            delivery.origin.deliveries,
+            returned,
+            message.changed_options,
+            message.removed_options,
+            message.bookkeeping,
+        )
+        self._attempts.remember(self._connection.session(), delivery, record, delay)
+
     def _copied(
         self, message: JetStreamMessage, copied: Message[Any], bookkeeping: Bookkeeping, due: int | None
     ) -> Publication:
         outgoing = publication(self._route, self._payload, copied, due)
-        outgoing = outgoing._replace(headers=outgoing.headers | {STATE: bookkeeping.header or "{}"})
+        outgoing = outgoing._replace(headers=outgoing.headers | {STATE: bookkeeping.header})
         outgoing.check_size(self._connection.session().max_payload, "the server (max_payload)")
         return outgoing
 
