@@ -17,8 +17,8 @@ def test_message_of_a_killed_worker_runs_elsewhere_after_ack_wait_and_not_sooner
     with application.workers() as first, application.workers() as second:
         [started] = application.await_notes("start", "held")
         killed = first if started.pid in first.pids else second
-        application.release()
         killed.kill()
+        application.release()
 
         [ended] = application.await_notes("end", "held")
         application.await_empty()

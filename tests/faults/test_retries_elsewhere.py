@@ -10,11 +10,22 @@ from tests.support.faults import SOON, Application
 from tests.support.waiting import eventually
 
 
+def records_of(application: Application) -> str:
+    """The stream of the attempts' records."""
+    return f"KV_{application.broker.names.bucket('attempts')}"
+
+
+def remembered(application: Application) -> bool:
+    """Whether what a failed attempt left is stored."""
+    stream = records_of(application)
+    return stream in application.admin.streams() and application.admin.count(stream) > 0
+
+
 def test_attempt_in_another_process_sees_what_the_failed_one_left(application: Application) -> None:
-    application.send("elsewhere", "fail:1", min_backoff=1_000, max_backoff=1_000)
+    application.send("elsewhere", "fail:1", min_backoff=3_000, max_backoff=3_000)
     with application.workers() as first:
         application.await_notes("start", "elsewhere")
-        eventually(lambda: first.lines("Retrying message"), SOON)
+        eventually(lambda: remembered(application), SOON, message="the record of the attempt")
         first.kill()
     with application.workers():
         [end] = application.await_notes("end", "elsewhere")
@@ -29,13 +40,11 @@ def test_attempt_in_another_process_sees_what_the_failed_one_left(application: A
 
 
 def test_attempt_runs_and_is_counted_although_nothing_is_remembered(application: Application) -> None:
-    application.send("forgotten", "fail:1", min_backoff=1_000, max_backoff=1_000)
+    application.send("forgotten", "fail:1", min_backoff=3_000, max_backoff=3_000)
     with application.workers() as first:
-        eventually(lambda: first.lines("Retrying message"), SOON)
-        eventually(lambda: application.deliveries() == 1, SOON)
+        eventually(lambda: remembered(application), SOON, message="the record of the attempt")
         first.kill()
-    bucket = f"KV_{application.broker.names.bucket('attempts')}"
-    application.admin.api(f"STREAM.DELETE.{bucket}")
+    application.admin.api(f"STREAM.DELETE.{records_of(application)}")
     with application.workers():
         application.await_notes("end", "forgotten")
         application.await_empty()

@@ -38,7 +38,7 @@ broker.close()
 COMPUTE = """
 import sys
 from tests.frameworks.apps.greenlets import broker, compute
-compute.send(sys.argv[1], 4).get_result(block=True, timeout=30_000)
+compute.send(sys.argv[1], 8).get_result(block=True, timeout=90_000)
 broker.close()
 """
 

@@ -14,7 +14,7 @@ from dramatiq_jetstream import JetStreamBroker, WorkQueue
 from dramatiq_jetstream.rate_limits import JetStreamBackend as LimiterBackend
 from dramatiq_jetstream.results import JetStreamBackend as ResultBackend
 
-broker = JetStreamBroker(queues={"busy": WorkQueue(ack_wait=1_500)})
+broker = JetStreamBroker(queues={"busy": WorkQueue(ack_wait=3_000)})
 limits = LimiterBackend(broker=broker)
 broker.add_middleware(Results(backend=ResultBackend(broker=broker)))
 broker.add_middleware(GroupCallbacks(limits))
