@@ -9,12 +9,13 @@ from dramatiq.common import current_millis
 from dramatiq_jetstream import JetStreamBroker, NatsServer, WorkQueue
 from dramatiq_jetstream.errors import DelayNotSupported
 from tests.support.admin import Admin
-from tests.support.faults import Application
+from tests.support.faults import SOON, Application
+from tests.support.waiting import eventually
 
 MONTH = 30 * 86_400_000
 
-#: Milliseconds by which a delayed message may be late: the server's timer, and a busy machine.
-LATE = 250 + 5_000
+#: Milliseconds by which a delayed message may be late: far more than the server's timer, for a machine may be busy.
+LATE = 30_000
 
 
 def test_delayed_messages_run_in_time_and_never_early(application: Application) -> None:
@@ -39,9 +40,9 @@ def test_delay_of_a_month_is_held_by_the_server_alone(application: Application) 
     with application.workers():
         application.send("now")
         application.await_notes("end", "now")
+        eventually(lambda: application.in_flight() == 0, SOON, message="the acknowledgement")
 
     assert application.broker.delay_queues == set()
-    assert application.in_flight() == 0
     assert application.broker.get_queue_message_counts("default") == (0, 1, 0)
     [waiting] = application.broker.delayed("default")
     assert waiting.message is not None

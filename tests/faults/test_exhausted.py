@@ -371,7 +371,7 @@ def test_advisory_whose_dead_letter_cannot_be_stored_comes_back(
         record for record in caplog.records if "that is out of attempts cannot be stored" in record.getMessage()
     ]
     assert len([record for record in warnings if record.levelname == "WARNING"]) == 1
-    assert bench.client.count(bench.broker.names.advisories) == 0
+    eventually(lambda: bench.client.count(bench.broker.names.advisories) == 0, SOON, message="the advisories' end")
 
 
 def old_layout(bench: Bench) -> None:
@@ -406,7 +406,7 @@ def test_dead_letter_comes_within_seconds_although_1200_advisories_wait_that_nob
     for number in range(600):
         advise(client, gone, names.consumer, number + 1)
         advise(client, elsewhere, names.consumer, number + 1)
-    assert client.count(names.advisories) == 1_200
+    eventually(lambda: client.count(names.advisories) == 1_200, SOON, message="the advisories")
 
     bench.broker.consume("default")
     eventually(lambda: client.consumer(names.advisories, "keeper")["num_pending"] == 0, SOON)
