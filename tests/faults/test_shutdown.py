@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 
 #: Seconds in which an idle worker is surely closed: several times what dramatiq's own polling takes,
 #: and far below anything that waits for the network in vain.
-IDLE_CLOSE = 3
+IDLE_CLOSE = 8
 
 #: Whether a worker runs what it holds in the order it came; dramatiq 1 keeps it on a heap.
 IN_ORDER = not dramatiq.__version__.startswith("1.")

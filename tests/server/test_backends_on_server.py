@@ -29,6 +29,7 @@ from dramatiq_jetstream.results import JetStreamBackend as ResultBackend
 from dramatiq_jetstream.streams.key_value import KeyValue
 from tests.support.admin import Admin
 from tests.support.proxy import Proxy
+from tests.support.waiting import eventually
 from tests.support.workers import in_background, run_worker
 
 TTL = 60_000
@@ -96,9 +97,10 @@ def test_waiting_for_a_result_does_not_poll(results: ResultBackend, admin: Admin
     assert waiting.result(10) == "here"
 
 
-def test_result_is_seen_as_soon_as_it_is_stored(results: ResultBackend) -> None:
+def usual_delay(results: ResultBackend) -> float:
+    """The median of the seconds from storing a result to its return from a wait."""
     delays = []
-    for number in range(20):
+    for number in range(10):
         sent = message()
         waiting = in_background(lambda sent=sent: (results.get_result(sent, block=True), time.monotonic()))
         results._bucket.values.wait("never stored", 5)
@@ -108,8 +110,12 @@ def test_result_is_seen_as_soon_as_it_is_stored(results: ResultBackend) -> None:
         assert value == number
         delays.append(seen_at - stored_at)
 
-    # RedisBackend's dramatiq sibling, which polls, needs 100 ms and more.
-    assert sorted(delays)[len(delays) // 2] < 0.05
+    return sorted(delays)[len(delays) // 2]
+
+
+def test_result_is_seen_as_soon_as_it_is_stored(results: ResultBackend) -> None:
+    # A wait that polls, as dramatiq's do, needs 100 ms and more however idle the machine is.
+    eventually(lambda: usual_delay(results) < 0.05, message="a wait that was told")
 
 
 @pytest.mark.parametrize("timeout", [50, 250, 700])
