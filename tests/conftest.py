@@ -62,8 +62,8 @@ def namespace() -> str:
 
 @pytest.fixture
 def broker(nats_url: str, namespace: str, admin: Admin) -> Iterator[JetStreamBroker]:
-    """A broker on the run's server."""
-    broker = JetStreamBroker(nats_url, namespace=namespace)
+    """A broker on the run's server, as patient as a busy machine needs it."""
+    broker = JetStreamBroker(nats_url, namespace=namespace, timeout=60_000)
     yield broker
     broker.close()
 
