@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from dramatiq.errors import Retry
+
 __all__ = [
     "BadAdvisory",
     "BadImageID",
@@ -23,12 +27,17 @@ __all__ = [
     "UnreadableImage",
     "UnsupportedFormat",
     "UnsupportedScheme",
+    "UnusableInput",
     "UnwritableOutput",
     "WorkersEnded",
     "shown",
+    "shown_uri",
 ]
 
 LONGEST_SHOWN = 120
+
+#: The beginning of a URI, and what may be a user's name and password: they may hold a slash, and an @.
+_USER = re.compile(r"^(\s*(?:[A-Za-z][\w+.-]*:)?/{0,2}).*@", re.DOTALL)
 
 
 def shown(value: object) -> str:
@@ -37,6 +46,15 @@ def shown(value: object) -> str:
         return f"<{type(value).__name__}>"
     text = repr(value[:LONGEST_SHOWN])
     return text if len(value) <= LONGEST_SHOWN else f"{text}…"
+
+
+def shown_uri(uri: object) -> str:
+    """The URI of an image as an error text quotes it: like any other value, and without its credentials."""
+    if not isinstance(uri, str) or uri.startswith("file:///"):
+        return shown(uri)
+    # The query may be a signature, as in the links that object stores hand out.
+    place, mark, _ = _USER.sub(r"\1…@", uri).partition("?")
+    return shown(f"{place}?…" if mark else place)
 
 
 class ServiceError(Exception):
@@ -51,8 +69,15 @@ class WorkersEnded(ServiceError):
     """Raised when the demo's workers end before the work is done."""
 
 
-class ImageError(ServiceError):
-    """Base class of every reason for which an image is not converted."""
+class UnusableInput(ServiceError):
+    """Raised when there is no INDIR to read from."""
+
+
+class ImageError(ServiceError, Retry):
+    """Base class of every reason for which an image is not converted.
+
+    The broker logs it with what happens next; as a Retry it is logged by nobody else.
+    """
 
 
 class BadAdvisory(ImageError):

@@ -19,7 +19,7 @@ from .paths import extension_of, output_name, source_path
 from .sources import open_source
 from .tones import black_and_white
 
-__all__ = ["DEFAULT_MAX_MEGAPIXELS", "convert_image"]
+__all__ = ["DEFAULT_MAX_MEGAPIXELS", "convert_image", "most_pixels"]
 
 DEFAULT_MAX_MEGAPIXELS = 100
 """The limit when neither the caller nor ``MAX_MEGAPIXELS`` gives one."""
@@ -67,13 +67,21 @@ def convert_image(
     """
     path = source_path(uri, indir)
     name = output_name(image_id, extension_of(path))
-    most_pixels = _most_pixels(max_megapixels)
+    limit = most_pixels(max_megapixels)
     with OutputDirectory(outdir) as output, open_source(path, indir) as source:
-        grey, format_name = decode(source, most_pixels, tiff=tiff)
+        grey, format_name = decode(source, limit, tiff=tiff)
         return output.write(name, _encoded(black_and_white(grey), format_name))
 
 
-def _most_pixels(max_megapixels: float | None) -> int:
+def most_pixels(max_megapixels: float | None = None) -> int:
+    """The most pixels to decode.
+
+    Parameters:
+      max_megapixels(float): The limit in millions, or None to ask ``MAX_MEGAPIXELS``, and without that to take 100.
+
+    Raises:
+      InvalidLimit: If the limit is not a positive number.
+    """
     given: Any = max_megapixels
     if given is None:
         given = os.environ.get("MAX_MEGAPIXELS") or DEFAULT_MAX_MEGAPIXELS

@@ -41,6 +41,22 @@ class OutputDirectory:
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
+    def try_out(self) -> None:
+        """Write an empty file, and remove it: permissions alone do not tell whether a directory takes files.
+
+        Raises:
+          UnwritableOutput: When the system refuses.
+        """
+        temporary = _temporary_name()
+        try:
+            os.close(os.open(temporary, _CREATE, 0o666, dir_fd=self._descriptor))
+            os.unlink(temporary, dir_fd=self._descriptor)
+        except OSError as error:
+            raise UnwritableOutput(
+                f"The output directory {shown(str(self.path))} cannot be written to: {error.strerror}. "
+                "Change its permissions, or set OUTDIR to another."
+            ) from error
+
     def write(self, name: str, data: bytes) -> Path:
         """Write a file: under a temporary name, to the disk, then under its own name.
 
@@ -62,8 +78,7 @@ class OutputDirectory:
         return self.path / name
 
     def _write(self, name: str, data: bytes) -> None:
-        # The dot and the ending keep it from readers that look for images; the randomness, from a second run.
-        temporary = f".{secrets.token_hex(8)}.part"
+        temporary = _temporary_name()
         descriptor = os.open(temporary, _CREATE, 0o666, dir_fd=self._descriptor)
         try:
             with open(descriptor, "wb", buffering=0) as file:
@@ -82,6 +97,11 @@ class OutputDirectory:
             # Some network file systems have nothing to sync in a directory.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
+
+
+def _temporary_name() -> str:
+    # The dot and the ending keep it from readers that look for images; the randomness, from a second run.
+    return f".{secrets.token_hex(8)}.part"
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-from .errors import BadImageID, MalformedURI, NotLocalFile, OutsideInputDirectory, UnsupportedScheme, shown
+from .errors import BadImageID, MalformedURI, NotLocalFile, OutsideInputDirectory, UnsupportedScheme, shown, shown_uri
 
 __all__ = ["extension_of", "output_name", "output_path", "path_below", "source_path"]
 
@@ -102,7 +102,7 @@ def _bad_id(image_id: object, rule: str) -> BadImageID:
 
 
 def _malformed(uri: object, problem: str) -> MalformedURI:
-    return MalformedURI(f"The image {shown(uri)} {problem}. Write file:///absolute/path/of/the/image.jpg.")
+    return MalformedURI(f"The image {shown_uri(uri)} {problem}. Write file:///absolute/path/of/the/image.jpg.")
 
 
 def _local_part(uri: str) -> str:
@@ -111,14 +111,14 @@ def _local_part(uri: str) -> str:
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme != "file":
         raise UnsupportedScheme(
-            f"The image {shown(uri)} is not a file:// URI. Only local files are read: save the image where the "
+            f"The image {shown_uri(uri)} is not a file:// URI. Only local files are read: save the image where the "
             "workers can reach it and write file:///absolute/path, with the scheme in lower case."
         )
     if not rest.startswith("//"):
         raise _malformed(uri, "lacks the two slashes after file:")
     host, slash, path = rest[2:].partition("/")
     if host not in ("", "localhost"):
-        raise NotLocalFile(f"The image {shown(uri)} is on host {shown(host)}. Write file:///path for a local file.")
+        raise NotLocalFile(f"The image {shown_uri(uri)} is on another host. Write file:///path for a local file.")
     return slash + path
 
 

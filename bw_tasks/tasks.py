@@ -7,12 +7,15 @@ import os
 
 import dramatiq
 from dramatiq import Broker, Middleware, Worker
+from dramatiq.broker import MessageProxy
+from dramatiq.middleware import Retries, default_middleware
 
 from dramatiq_jetstream import JetStreamBroker, WorkQueue
 from dramatiq_jetstream.logs import get_logger
 
-from .errors import BadAdvisory, ImageError, OutputNotSet, ServiceError, UnwritableOutput, shown
-from .images import convert_image
+from .announcing import Announcement
+from .errors import BadAdvisory, ImageError, OutputNotSet, ServiceError, UnusableInput, shown
+from .images import convert_image, most_pixels
 from .output import OutputDirectory
 
 logger = get_logger("bw_tasks")
@@ -33,18 +36,47 @@ IMAGES = WorkQueue(
 )
 
 
-class OutputFolder(Middleware):
-    """Refuses to start a worker that has nowhere to write: it would only use up the attempts of every image."""
+class Preparation(Middleware):
+    """Refuses to start a worker that could convert nothing: it would only use up the attempts of every image."""
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         try:
             check_output_folder()
+            check_input_folder()
+            most_pixels()
         except ServiceError as error:
             raise SystemExit(str(error)) from None
 
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        Announcement(broker, lambda text: logger.warning("%s; then the worker tries again.", text)).start()
 
-broker = JetStreamBroker(queues={"blackandwhite": IMAGES})
-broker.add_middleware(OutputFolder())
+
+class Attempts(Retries):
+    """dramatiq's middleware, which leaves refused images to the broker: it has the stream deliver them again.
+
+    What dramatiq would log of them is not what happens in a stream that keeps its failed messages.
+    """
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: object = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        if isinstance(exception, ImageError):
+            message.options["retries"] = message.options.get("retries", 0) + 1
+            message.fail()
+        else:
+            super().after_process_message(broker, message, result=result, exception=exception)  # type: ignore[no-untyped-call]
+
+
+broker = JetStreamBroker(
+    queues={"blackandwhite": IMAGES},
+    middleware=[Attempts() if kind is Retries else kind() for kind in default_middleware],
+)
+broker.add_middleware(Preparation())
 dramatiq.set_broker(broker)
 
 
@@ -65,15 +97,33 @@ def check_output_folder() -> None:
 
     Raises:
       OutputNotSet: If none is named.
-      UnwritableOutput: If there is none of that name, or this user may not write there.
+      UnwritableOutput: If there is none of that name, or nothing can be written there.
     """
-    outdir = output_folder()
-    with OutputDirectory(outdir):
-        if not os.access(outdir, os.W_OK | os.X_OK):
-            raise UnwritableOutput(
-                f"The output directory {shown(outdir)} may not be written to by this user. "
-                "Change its permissions, or set OUTDIR to another."
-            )
+    with OutputDirectory(output_folder()) as output:
+        output.try_out()
+
+
+def input_folder() -> str | None:
+    """The folder that images are read from, INDIR from the environment; None if they may lie anywhere."""
+    return os.environ.get("INDIR") or None
+
+
+def check_input_folder() -> None:
+    """Make sure that the folder to read from is there, if one is named.
+
+    Raises:
+      UnusableInput: If there is none of that name, or this user may not read it.
+    """
+    indir = input_folder()
+    if indir is None:
+        return
+    try:
+        os.listdir(indir)
+    except OSError as error:
+        raise UnusableInput(
+            f"The input directory {shown(indir)} cannot be read: {error.strerror}. "
+            "Make it, or set INDIR to a directory that exists, or to nothing."
+        ) from error
 
 
 @dramatiq.actor(
@@ -83,7 +133,6 @@ def check_output_folder() -> None:
     min_backoff=500,
     max_backoff=5_000,
     time_limit=30_000,
-    throws=ImageError,
 )
 def to_blackandwhite(id: str, image: str, advisory: str | None = None, **_: object) -> None:
     """Convert an image to black and white, then tell whoever listens that it is done.
@@ -98,7 +147,7 @@ def to_blackandwhite(id: str, image: str, advisory: str | None = None, **_: obje
       ImageError: If the image cannot be converted, or the request makes no sense.
     """
     check_advisory(advisory)
-    written = convert_image(image, id, outdir=output_folder(), indir=os.environ.get("INDIR") or None)
+    written = convert_image(image, id, outdir=output_folder(), indir=input_folder())
     logger.info("Converted %s into %s", image, written)
     if advisory:
         broker.publish(advisory, json.dumps({"id": id}, separators=(",", ":")).encode())

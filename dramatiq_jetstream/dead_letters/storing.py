@@ -66,18 +66,26 @@ class DeadLetterStore:
         subject = self._names.dead_subject(route.queue_name, actor)
         ttl, limit = self._ttl_header(failure), session.max_payload
         try:
-            await self._publish(session, letters(subject, route, failure, ttl, limit))
+            new = await self._publish(session, letters(subject, route, failure, ttl, limit))
         except BrokerError as error:
             if not _may_be_the_letters_fault(error):
                 raise
-            await self._store_reduced(session, route, failure, error)
+            new = await self._store_reduced(session, route, failure, error)
         except Exception as error:
-            await self._store_reduced(session, route, failure, error)
-        self._log(route, failure)
+            new = await self._store_reduced(session, route, failure, error)
+        # Of a kept message the server tells every worker, which find that it has its letter.
+        if new:
+            self._log(route, failure)
 
-    async def _store_reduced(self, session: Session, route: Route, failure: Failure, error: Exception) -> None:
+    def level_of(self, failure: Failure) -> int:
+        """The level to log a failure at: that of dramatiq for an exception that the actor declares it throws."""
+        message = failure.message
+        expected = message is not None and failure.reason is Reason.NOT_RETRIED and self._is_expected(message, failure)
+        return logging.INFO if expected else logging.WARNING
+
+    async def _store_reduced(self, session: Session, route: Route, failure: Failure, error: Exception) -> bool:
         self.logger.error("The dead letter of message %s is reduced: %s", failure.delivery, described(error))
-        await self._publish(session, in_parts(self._reduced(route, failure), session.max_payload))
+        return await self._publish(session, in_parts(self._reduced(route, failure), session.max_payload))
 
     def _reduced(self, route: Route, failure: Failure) -> Publication:
         delivery = failure.delivery
@@ -90,7 +98,9 @@ class DeadLetterStore:
         }
         return Publication(self._names.dead_subject(route.queue_name, ""), delivery.body, headers)
 
-    async def _publish(self, session: Session, publications: list[Publication]) -> None:
+    async def _publish(self, session: Session, publications: list[Publication]) -> bool:
+        """Store publications, and return whether one of them was not stored already."""
+        new = False
         for publication in publications:
 
             async def attempt(publication: Publication = publication) -> Receipt:
@@ -98,7 +108,9 @@ class DeadLetterStore:
                 return await session.store(publication)
 
             # The stream existed when this session started; it may have been deleted since.
-            await session.persist(attempt, lambda _: self._ensured.forget())
+            receipt = await session.persist(attempt, lambda _: self._ensured.forget())
+            new = new or not receipt.duplicate
+        return new
 
     def _ttl_header(self, failure: Failure) -> dict[str, str]:
         message = failure.message
@@ -107,10 +119,8 @@ class DeadLetterStore:
         return {TTL: ttl_value(ttl)} if ttl > 0 else {}
 
     def _log(self, route: Route, failure: Failure) -> None:
-        message = failure.message
-        expected = message is not None and failure.reason is Reason.NOT_RETRIED and self._is_expected(message, failure)
         self.logger.log(
-            logging.INFO if expected else logging.WARNING,
+            self.level_of(failure),
             "Message %s of queue %r is a dead letter: %s.",
             failure.delivery,
             route.queue_name,

@@ -96,7 +96,13 @@ class QueueHandling:
 
     def undecodable(self, delivery: Delivery, error: DecodeError) -> None:
         """Take care of an undecodable message."""
-        self.logger.error("Message %s of queue %r: %s", delivery, self._route.queue_name, text_of(error))
+        if not self._route.settings.keeps_dead_letters:
+            self.logger.error(
+                "Message %s of queue %r cannot be decoded; it becomes a dead letter: %s",
+                delivery,
+                self._route.queue_name,
+                text_of(error),
+            )
         self._fail(Failure(delivery, None, Reason.UNDECODABLE, error))
 
     def unhandled(self, delivery: Delivery, error: Exception, message: JetStreamMessage | None = None) -> None:

@@ -43,15 +43,17 @@ class KeptMessages:
         """Use up an attempt of a message, and point at it after the last."""
         delivery = failure.delivery
         made, allowed = self._attempts(failure)
-        self.logger.warning(
-            "Message %s of queue %r failed, attempt %d of %d: %s",
+        _, delay = compute_backoff(delivery.earlier_attempts, factor=MIN_BACKOFF, max_backoff=MAX_BACKOFF)
+        self.logger.log(
+            self._dead_letter_store.level_of(failure),
+            "Message %s of queue %r failed, attempt %d of %d, %s: %s",
             delivery,
             self._route.queue_name,
             made,
             allowed,
+            "the last; it stays in its stream" if made >= allowed else f"retried in {delay / 1000:.1f} s",
             failure.reason.value if failure.error is None else described(failure.error),
         )
-        _, delay = compute_backoff(delivery.earlier_attempts, factor=MIN_BACKOFF, max_backoff=MAX_BACKOFF)
         if made >= allowed:
             # The server notices on its next attempt to deliver it, which need not wait; where it sets no limit,
             # there shall be no such attempt.

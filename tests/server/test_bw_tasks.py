@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,12 +31,12 @@ from tests.support.bw import (
     SUBJECT,
     Service,
     foreign_worker,
-    is_alive,
     is_black_and_white,
     request_body,
     save_picture,
 )
 from tests.support.images import make_images
+from tests.support.processes import is_alive
 from tests.support.waiting import eventually
 
 #: Milliseconds in which all five tries of a failing image must be over: well under a minute.
@@ -261,6 +262,9 @@ def hostile(advisory: str, reason: str = "is not a subject to publish to") -> Fa
     return Failing(lambda folder: request_body("hostile", folder / "color.png", advisory), reason)
 
 
+#: A password that no log may hold.
+SECRET = "s3cr/t@"
+
 FAILING = {
     "an empty object": Failing(lambda _: b"{}", "cannot take it: missing a required argument: 'id'"),
     "invalid JSON": Failing(lambda _: b'{"id": nonsense', "not a plain JSON message"),
@@ -271,6 +275,16 @@ FAILING = {
     "an image outside INDIR": Failing(
         lambda folder: request_body("a", folder.parent / "outside.png"), "is not below the input directory"
     ),
+    "a mislabelled image": Failing(
+        lambda folder: request_body("a", folder / "named.jpg"), "is named as JPEG but is PNG"
+    ),
+    "an image on another host": Failing(
+        lambda _: request_body("a", f"file://me:{SECRET}@host/a.jpg"), "on another host"
+    ),
+    "an image by another way": Failing(
+        lambda _: request_body("a", f"ftp://me:{SECRET}@host/a.jpg"), "not a file:// URI"
+    ),
+    "a signed image": Failing(lambda _: request_body("a", f"https://host/a.jpg?sig={SECRET}"), "not a file:// URI"),
     "an id with a path": Failing(lambda folder: request_body("../a", folder / "color.png"), "cannot name an output"),
     "an advisory to the server": hostile("$JS.API.STREAM.DELETE.IMAGES"),
     "an advisory to everybody": hostile(">"),
@@ -330,6 +344,7 @@ def serve(url: str, folder: Path) -> Aftermath:
     picture = save_picture(indir / "color.png")
     save_picture(folder / "outside.png")
     (indir / "damaged.png").write_bytes(picture.read_bytes()[:200])
+    (indir / "named.jpg").write_bytes(picture.read_bytes())
     with Admin(url) as admin:
         make_images(admin)
         with Service(url, outdir, folder / "service.log", INDIR=str(indir)) as service:
@@ -362,6 +377,11 @@ def fail_five_times(admin: Admin, service: Service, url: str, indir: Path, outdi
         log=service.log,
         survived=all(map(is_alive, service.worker_pids)),
     )
+
+
+def mentions(line: str, sequence: int) -> bool:
+    """Whether a line of the log is about the message of a sequence, by either of its names."""
+    return re.search(rf"IMAGES[:-]{sequence}\b", line) is not None
 
 
 def deliveries_by_sequence(collected: SimpleQueue[Msg]) -> dict[int, list[int]]:
@@ -460,6 +480,25 @@ class TestFailing:
 
         assert len(failures) == 1
         assert FAILING[name].reason in failures[0]
+
+    @pytest.mark.parametrize("name", FAILING)
+    def test_each_attempt_has_one_line_that_says_what_happens_next(self, aftermath: Aftermath, name: str) -> None:
+        named = [line for line in aftermath.log.splitlines() if mentions(line, aftermath.sequences[name])]
+        *attempts, given_up = named
+
+        said = [re.search(r"\[WARNING\].* failed, attempt (\d) of 5, (.*?): ", line) for line in attempts]
+        assert [found and found[1] for found in said] == ["1", "2", "3", "4", "5"]
+        assert all(found and re.fullmatch(r"retried in \d+\.\d s", found[2]) for found in said[:4])
+        assert said[4]
+        assert said[4][2] == "the last; it stays in its stream"
+        assert re.search(r"\[WARNING\].* is a dead letter: (retries exhausted|undecodable)\.$", given_up)
+
+    def test_log_does_not_say_that_what_is_retried_is_aborted(self, aftermath: Aftermath) -> None:
+        assert not re.search("Aborting|expected exception|not retried", aftermath.log)
+
+    def test_log_holds_no_password_of_an_images_uri(self, aftermath: Aftermath) -> None:
+        assert "ftp://…@host/a.jpg" in aftermath.log
+        assert SECRET not in aftermath.log
 
     def test_neighbours_are_converted_and_advised_once(self, aftermath: Aftermath) -> None:
         good = [f"good-{sequence}" for sequence in aftermath.sequences.values()]

@@ -24,14 +24,13 @@ from tests.support.bw import (
     Program,
     Service,
     command_line,
-    descendants,
     environment,
-    is_alive,
     is_black_and_white,
     ready_workers,
     save_picture,
 )
 from tests.support.images import CONSUMER, STREAM, make_images
+from tests.support.processes import descendants, is_alive
 from tests.support.waiting import eventually
 
 Completed = subprocess.CompletedProcess[str]

@@ -136,7 +136,9 @@ class Admin:
     async def _load(self, stream: str) -> list[StoredMessage]:
         jetstream = self._client.jetstream()
         state = (await jetstream.stream_info(stream)).state
-        found = []
+        found: list[StoredMessage] = []
+        if not state.messages:
+            return found
         for sequence in range(state.first_seq, state.last_seq + 1):
             try:
                 message = await jetstream.get_msg(stream, sequence)

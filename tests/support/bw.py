@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from types import TracebackType
 
 from PIL import Image
 
+from tests.support.processes import descendants, kill, kill_group
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,9 +105,12 @@ class Program:
         self.stop_at_once()
 
     def stop_at_once(self) -> None:
-        """Kill whatever of it still runs."""
-        for pid in [self.process.pid, *descendants(self.process.pid)] if self.is_running else []:
+        """Kill whatever of it still runs, also what its first process has left behind."""
+        for pid in descendants(self.process.pid):
             kill(pid)
+        # Its session began with a group of the same number, which no other process gets while one of it is left.
+        group = self.process.pid
+        eventually(lambda: kill_group(group), message="the end of its processes")
         self.process.wait(STOP_TIMEOUT)
 
     @property
@@ -187,43 +190,3 @@ def command_line(*arguments: str, folder: Path = ROOT, **variables: str) -> subp
     return subprocess.run(
         command, env=environment(**variables), cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )
-
-
-def kill(pid: int) -> None:
-    """Kill a process; whether it had ended already does not matter."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process still runs; one that only waits for its parent to notice its end does not."""
-    return pid in _parents()
-
-
-def descendants(pid: int) -> set[int]:
-    """The processes that a process has started, and those that they have."""
-    parents = _parents()
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
-
-
-def _parents() -> dict[int, int]:
-    """The parent of each running process."""
-    if Path("/proc/self/stat").exists():
-        rows = [_stat(path) for path in Path("/proc").glob("[0-9]*/stat")]
-    else:
-        listed = subprocess.run(["ps", "-A", "-o", "pid=,state=,ppid="], capture_output=True, text=True, check=True)
-        rows = [line.split() for line in listed.stdout.splitlines()]
-    return {int(row[0]): int(row[2]) for row in rows if row and not row[1].startswith("Z")}
-
-
-def _stat(path: Path) -> list[str]:
-    try:
-        before, _, after = path.read_text(errors="replace").rpartition(")")
-    except (FileNotFoundError, ProcessLookupError):  # It has just ended.
-        return []
-    return [before.split()[0], *after.split()[:2]]

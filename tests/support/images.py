@@ -57,5 +57,6 @@ def make_images(admin: Admin, *, stream: dict[str, Any] | None = None, consumer:
       stream(dict): What the stream shall have otherwise.
       consumer(dict): What the consumer shall have otherwise.
     """
-    admin.api("STREAM.CREATE.IMAGES", STREAM | (stream or {}))
+    made = admin.api("STREAM.CREATE.IMAGES", STREAM | (stream or {}))
+    assert made["state"]["last_seq"] == 0, f"the stream IMAGES has a past: {made['state']}"
     admin.api("CONSUMER.DURABLE.CREATE.IMAGES.BW", {"stream_name": "IMAGES", "config": CONSUMER | (consumer or {})})
