@@ -40,9 +40,17 @@ class Announcement:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Say nothing any more."""
         self._timer.cancel()
 
     def _announce(self) -> None:
-        if self._broker.connection.current() is None:
+        try:
             servers = ", ".join(self._broker.settings.servers())
+        except ValueError:
+            # Nothing is waited for: whoever connects gets to know what is wrong with the address.
+            return
+        if self._broker.connection.current() is None:
             self._say(f"Waiting for a NATS server at {servers} until {datetime.fromtimestamp(self._until):%H:%M:%S}")

@@ -10,12 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from dramatiq_jetstream.admin import show
+from dramatiq_jetstream.admin import QueueView, show, view
+from dramatiq_jetstream.errors import BrokerError
 
+from .errors import WaitEnded
 from .tasks import IMAGES, broker, to_blackandwhite
 
 #: Seconds between two looks at the failures while nothing is done.
 LOOK_INTERVAL = 0.25
+
+#: Seconds between two looks at the queue, and for which nobody must have asked for its messages to be told.
+QUEUE_INTERVAL = 0.5
+UNATTENDED_AFTER = 2.0
 
 QUEUE = to_blackandwhite.queue_name
 
@@ -56,11 +62,18 @@ class Batch:
 
     Parameters:
       paths(Iterable[Path]): The colour images.
+      attended(bool): Whether workers are known to be there, or about to start.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Iterable[Path], *, attended: bool = False) -> None:
+        self.attended = attended
         self.images = [Image(path.resolve()) for path in paths]
         self.seconds = 0.0
+        #: How many of the images wait for another attempt.
+        self.retrying = 0
+        #: What keeps the images from being converted, in a sentence, if anything does.
+        self.obstacle = ""
+        self._started = self._looked = self._attended = time.monotonic()
         self._by_id = {image.id: image for image in self.images}
         self._advisories: SimpleQueue[bytes] = SimpleQueue()
         self._exceeded: list[bytes] = []
@@ -82,6 +95,20 @@ class Batch:
         return [image for image in self.images if image.error]
 
     @property
+    def left(self) -> list[Image]:
+        return [image for image in self.images if not image.finished]
+
+    @property
+    def count(self) -> int:
+        """How many images are finished."""
+        return len(self.images) - len(self.left)
+
+    @property
+    def retrying_text(self) -> str:
+        """How many wait for another attempt, to be put behind other numbers; nothing if none does."""
+        return f", retrying {self.retrying}" if self.retrying else ""
+
+    @property
     def succeeded(self) -> list[Image]:
         return [image for image in self.images if image.done]
 
@@ -96,21 +123,55 @@ class Batch:
             message = to_blackandwhite.send(id=image.id, image=image.path.as_uri(), advisory=f"advisory.{image.id}")
             image.message_id = message.message_id
 
-    def follow(self, check: Callable[[], None] = lambda: None) -> Iterator[int]:
-        """Yield how many images finished since the last time, until all have.
+    def follow(self, check: Callable[[], None] = lambda: None, timeout: float | None = None) -> Iterator[None]:
+        """Yield now and then, until all images are finished.
 
         Parameters:
           check(Callable): Called now and then; what it raises ends the wait.
+          timeout(float): The seconds to wait at most.
+
+        Raises:
+          WaitEnded: If images are left then, or the stream that they are in is deleted.
         """
-        counted = 0
-        while counted < len(self.images):
+        self._attended = time.monotonic()
+        while self.left:
             self._take_advisories()
             self._take_failures()
+            self._look_at_queue()
             self.seconds = time.monotonic() - self._started
-            finished = sum(image.finished for image in self.images)
-            yield finished - counted
-            counted = finished
+            yield
             check()
+            if timeout is not None and self.seconds >= timeout and self.left:
+                raise WaitEnded(f"After {timeout:g} s, not all images are done; those that are left stay queued.")
+
+    def _look_at_queue(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < QUEUE_INTERVAL:
+            self.retrying = min(self.retrying, len(self.left))
+            return
+        self._looked = now
+        try:
+            state = view(broker, QUEUE)
+        except BrokerError:
+            # Whoever may submit need not be allowed to look at the queue.
+            return
+        if state.missing and self.left:
+            raise WaitEnded(f"The {state.missing} of the queue {QUEUE!r} is gone from the server: submit again.")
+        self.retrying = min(state.retrying + state.overdue, len(self.left))
+        if state.pulls or state.running:
+            self._attended = now
+        self.obstacle = self._obstacle(state, now - self._attended) if self.left else ""
+
+    def _obstacle(self, state: QueueView, unattended: float) -> str:
+        if state.paused:
+            return f"The queue {QUEUE!r} is paused: resume it with 'dramatiq-jetstream resume {QUEUE}'."
+        if self.attended or unattended < UNATTENDED_AFTER:
+            return ""
+        servers = ",".join(broker.settings.servers())
+        return (
+            f"No worker takes messages of the queue {QUEUE!r}; they wait. Start one with\n"
+            f"  NATS_URL={servers} OUTDIR=... dramatiq bw_tasks"
+        )
 
     def _take_advisories(self) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -16,9 +17,13 @@ from dramatiq.errors import DramatiqError
 
 from dramatiq_jetstream import NatsServer
 
+from .announcing import Announcement
 from .batch import Batch
-from .errors import ServiceError
+from .errors import ServiceError, UnwritableOutput, shown
+from .output import OutputDirectory
+from .progress import Progress, accounted
 from .sample import save_sample
+from .saying import Refusal, say
 from .tasks import IMAGES, broker
 from .workers import Workers
 
@@ -57,7 +62,13 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except (DramatiqError, ServiceError) as error:
-            raise click.ClickException(str(error)) from error
+            raise Refusal(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                # Whoever read the output has gone.
+                raise
+            where = f"{shown(os.fsdecode(error.filename))}: " if error.filename else ""
+            raise Refusal(f"{where}{error.strerror or error}") from error
         finally:
             broker.close()
 
@@ -83,20 +94,18 @@ def demo(images: Sequence[Path], outdir: Path, processes: int, threads: int) -> 
     The server keeps its streams in a temporary folder; it and the workers are stopped at the end.
     Exits with 0 only if every image was converted.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    outdir = outdir.resolve()
-    outdir.mkdir(parents=True, exist_ok=True)
+    end_on_sigterm()
+    outdir = made(outdir)
     with tempfile.TemporaryDirectory(prefix="bw_tasks-") as folder, NatsServer() as server, closing(broker):
         os.environ["NATS_URL"] = server.url
         scratch = Path(folder)
         paths = images or [save_sample(scratch / "sample.jpg")] * SAMPLE_COPIES
-        click.echo(f"nats-server at {server.url}, {processes} worker processes with {threads} threads each")
+        say(f"nats-server at {server.url}, {processes} worker processes with {threads} threads each")
         broker.setup()
         workers = Workers(server.url, outdir, scratch / "workers.log", processes=processes, threads=threads)
-        with workers, Batch(paths) as batch:
+        with workers, Batch(paths, attended=True) as batch, accounted(batch, outdir, kept=False):
             batch.submit()
             follow(batch, workers.check)
-            report(batch, outdir)
     if batch.failed:
         sys.exit(1)
 
@@ -104,51 +113,83 @@ def demo(images: Sequence[Path], outdir: Path, processes: int, threads: int) -> 
 @main.command(cls=Command)
 @click.argument("images", nargs=-1, required=True, type=IMAGE_PATH)
 @click.option("--wait", is_flag=True, help="Wait until every image is converted, or has failed.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    help="With --wait: the seconds to wait at most; the command exits with 1 if images are left then.",
+)
 @url_option
-def submit(images: Sequence[Path], wait: bool, url: str | None) -> None:
+def submit(images: Sequence[Path], wait: bool, timeout: float | None, url: str | None) -> None:
     """Submit IMAGES to the service, which must be able to read them under the same paths."""
-    use(url)
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout goes with --wait.")
+    connect(url)
     with Batch(images) as batch:
-        batch.submit()
         if not wait:
-            for image in batch.images:
-                click.echo(f"{image.path}: submitted as {image.id}, to be written to OUTDIR/{image.output}")
+            submit_only(batch)
             return
-        follow(batch)
-        report(batch, Path("OUTDIR"))
+        end_on_sigterm()
+        with accounted(batch, Path("OUTDIR"), kept=True):
+            batch.submit()
+            follow(batch, timeout=timeout)
     if batch.failed:
         sys.exit(1)
+
+
+def submit_only(batch: Batch) -> None:
+    """Submit images and say under which ids, also if not all can be."""
+    try:
+        batch.submit()
+    finally:
+        for image in batch.images:
+            fate = f"submitted as {image.id}, to be written to OUTDIR/{image.output}"
+            say(f"{image.path}: {fate if image.message_id else 'not submitted'}")
 
 
 @main.command(cls=Command)
 @url_option
 def setup(url: str | None) -> None:
     """Make the walkthrough's stream and consumer, or check those that exist."""
-    use(url)
+    connect(url)
     broker.setup()
-    click.echo(f"The stream {IMAGES.stream} and its consumer {IMAGES.consumer} are ready.")
+    say(f"The stream {IMAGES.stream} and its consumer {IMAGES.consumer} are ready.")
 
 
-def use(url: str | None) -> None:
+def connect(url: str | None) -> None:
+    """Connect, and say after a second that the server does not answer."""
     if url:
         os.environ["NATS_URL"] = url
+    with Announcement(broker, lambda text: say(f"{text}.", err=True)):
+        broker.connection.session()
 
 
-def follow(batch: Batch, check: Callable[[], None] = lambda: None) -> None:
-    """Show a progress bar until every image is done or has failed."""
-    with click.progressbar(length=len(batch.images), label="Converting", show_pos=True) as bar:
-        for finished in batch.follow(check):
-            bar.update(finished)
+def end_on_sigterm() -> None:
+    """Have SIGTERM end the program as Ctrl-C does, with what there is to clean up and to say."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-def report(batch: Batch, outdir: Path) -> None:
-    """Say where each output lies, how many there are, how fast it went, and what failed and why."""
-    for image in batch.succeeded:
-        click.echo(f"{image.path.name} -> {outdir / image.output}")
-    for image in batch.failed:
-        click.echo(f"{image.path.name} failed: {image.error}", err=True)
-    done, seconds = len(batch.succeeded), max(batch.seconds, 0.001)
-    click.echo(
-        f"{done} of {len(batch.images)} images converted in {seconds:.1f} s ({done / seconds:.1f} a second)"
-        + (f", {len(batch.failed)} failed" if batch.failed else "")
-    )
+def made(outdir: Path) -> Path:
+    """Make a folder unless it exists, and return its absolute path.
+
+    Raises:
+      UnwritableOutput: If it cannot be made, or takes no files.
+    """
+    try:
+        outdir = outdir.resolve()
+        outdir.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        # A RuntimeError is how Python tells of a loop of symbolic links.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UnwritableOutput(
+            f"The output directory {shown(str(outdir))} cannot be made: {reason}. Name another with --outdir."
+        ) from error
+    with OutputDirectory(outdir) as output:
+        output.try_out()
+    return outdir
+
+
+def follow(batch: Batch, check: Callable[[], None] = lambda: None, timeout: float | None = None) -> None:
+    """Show how far a batch is, until every image is done or has failed."""
+    with Progress(batch) as progress:
+        for _ in batch.follow(check, timeout):
+            progress.update()

@@ -29,6 +29,7 @@ __all__ = [
     "UnsupportedScheme",
     "UnusableInput",
     "UnwritableOutput",
+    "WaitEnded",
     "WorkersEnded",
     "shown",
     "shown_uri",
@@ -63,6 +64,10 @@ class ServiceError(Exception):
 
 class OutputNotSet(ServiceError):
     """Raised when OUTDIR does not say where to write."""
+
+
+class WaitEnded(ServiceError):
+    """Raised when there is no use, or no time, to wait longer for images."""
 
 
 class WorkersEnded(ServiceError):

@@ -54,7 +54,7 @@ class OutputDirectory:
         except OSError as error:
             raise UnwritableOutput(
                 f"The output directory {shown(str(self.path))} cannot be written to: {error.strerror}. "
-                "Change its permissions, or set OUTDIR to another."
+                "Change its permissions, or name another directory."
             ) from error
 
     def write(self, name: str, data: bytes) -> Path:

@@ -48,7 +48,11 @@ class Preparation(Middleware):
             raise SystemExit(str(error)) from None
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        Announcement(broker, lambda text: logger.warning("%s; then the worker tries again.", text)).start()
+        self._announcement = Announcement(broker, lambda text: logger.warning("%s; then the worker tries again.", text))
+        self._announcement.start()
+
+    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        self._announcement.stop()
 
 
 class Attempts(Retries):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,19 +22,20 @@ from tests.support.bw import (
     Program,
     Service,
     command_line,
-    environment,
     is_black_and_white,
     ready_workers,
     save_picture,
 )
 from tests.support.images import CONSUMER, STREAM, make_images
 from tests.support.processes import descendants, is_alive
+from tests.support.terminal import run_in_terminal
 from tests.support.waiting import eventually
 
 Completed = subprocess.CompletedProcess[str]
 
-#: A port on which nothing listens: only a system service could.
-NO_SERVER = "nats://127.0.0.1:1"
+#: A port on which nothing listens: only a system service could.  The password holds what a careless parser ends at.
+SECRET = "s3cr/t@"
+NO_SERVER = f"nats://me:{SECRET}@127.0.0.1:1"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -274,39 +273,6 @@ class TestDemo:
         demo.check_nothing_is_left()
 
 
-def run_in_terminal(
-    command: list[str],
-    folder: Path,
-    variables: dict[str, str],
-    interrupt_at: Callable[[str], bool] = lambda screen: False,
-) -> tuple[int, str]:
-    """Run a command in a pseudo-terminal, type Ctrl-C there at some moment, and return its status and its screen."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(folder)
-        os.execve(command[0], command, environment(**variables))
-    screen, typed = "", False
-    try:
-        while (printed := read_terminal(terminal)) is not None:
-            screen += printed
-            if not typed and interrupt_at(screen):
-                typed = bool(os.write(terminal, b"\x03"))
-    finally:
-        os.close(terminal)
-        _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), screen
-
-
-def read_terminal(terminal: int) -> str | None:
-    """What was printed by now, if anything; None once the last process has left the terminal."""
-    if not select.select([terminal], [], [], 0.05)[0]:
-        return ""
-    try:
-        return os.read(terminal, 65536).decode(errors="replace") or None
-    except OSError:  # How Linux tells that it is over.
-        return None
-
-
 def submit_a_bad_file(folder: Path) -> Completed:
     """Submit a good file and a bad one to a service of their own, and wait."""
     good, bad = save_picture(folder / "good.png"), save_no_picture(folder / "bad.jpg")
@@ -421,3 +387,15 @@ def test_without_a_server_every_command_says_so_and_exits_with_1(refusals: list[
         assert refused.returncode == 1
         assert "Error: no NATS server answers at nats://127.0.0.1:1" in refused.stderr
         assert "Traceback" not in refused.stderr
+
+
+def test_without_a_server_every_command_says_what_it_waits_for(
+    refusals: list[Future[Completed]],
+) -> None:
+    for refusal in refusals:
+        first, _ = refusal.result().stderr.splitlines()
+        assert re.fullmatch(r"Waiting for a NATS server at nats://127\.0\.0\.1:1 until \d\d:\d\d:\d\d\.", first)
+
+
+def test_password_of_the_address_is_in_no_output(refusals: list[Future[Completed]]) -> None:
+    assert all(SECRET not in refusal.result().stderr + refusal.result().stdout for refusal in refusals)

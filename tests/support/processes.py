@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +53,8 @@ def kill(pid: int) -> None:
 def kill_group(group: int) -> bool:
     """Kill the processes of a group, whether its leader has ended or not, and return whether none is left."""
     if in_group(group):
-        os.killpg(group, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
     return not in_group(group)
 
 
