@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections import Counter
@@ -195,6 +196,28 @@ def test_what_fails_is_delivered_five_times_and_stays_for_inspection(
     assert [each["deliveries"] for each in told] == [5] * len(failing)
     assert {each.sequence: each.body for each in images.stored("IMAGES")} == failing
     assert advisories.empty()
+
+
+def test_exception_that_an_actor_throws_is_logged_at_info_and_its_dead_letter_once(
+    broker: JetStreamBroker, images: Admin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keeping, "MIN_BACKOFF", 10)
+    monkeypatch.setattr(keeping, "MAX_BACKOFF", 50)
+    caplog.set_level(logging.INFO)
+
+    @dramatiq.actor(broker=broker, queue_name="blackandwhite", throws=LookupError)
+    def convert(id: str) -> None:
+        raise LookupError(id)
+
+    advisories = images.subscribe(EXCEEDED)
+    images.store(SUBJECT, b'{"id": "1"}')
+    with run_worker(broker):
+        exceeded(advisories)
+        eventually(lambda: len(list(broker.dead_letters.list("blackandwhite"))) == 1)
+
+    said = [record for record in caplog.records if "IMAGES:1" in record.getMessage()]
+    assert {record.levelname for record in said} == {"INFO"}
+    assert sum("is a dead letter" in record.getMessage() for record in said) == 1
 
 
 def test_message_that_kills_its_worker_is_delivered_five_times_and_stays(

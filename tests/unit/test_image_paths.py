@@ -296,3 +296,27 @@ def _is_open(number: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "ftp://me:secret@host/a.jpg",
+        "file://me:sec/secret@x@host/a.jpg",
+        "me:secret@host/a.jpg",
+        "//me:secret@host/a.jpg",
+        "https://me:a secret\n'\"@host/a.jpg",
+        "https://host/a.jpg?signature=secret",
+        "s3:me:secret@bucket/a.jpg",
+    ],
+)
+def test_refused_uri_is_quoted_without_its_credentials(uri: str) -> None:
+    with pytest.raises(ImageError) as raised:
+        source_path(uri)
+
+    assert "secret" not in str(raised.value)
+
+
+def test_file_whose_name_has_an_at_sign_is_quoted_whole() -> None:
+    with pytest.raises(ImageError, match=r"me@home//a\.jpg"):
+        source_path("file:///me@home//a.jpg")
