@@ -16,7 +16,7 @@ from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
 
 #: Milliseconds in which what tests have ended must be gone.
-ENDING = 10_000
+ENDING = 60_000
 
 
 @pytest.fixture(scope="session", autouse=True)
