@@ -432,8 +432,9 @@ def test_key_that_is_too_busy_is_named(limits: Limits, monkeypatch: pytest.Monke
     async def beaten(*args: Any, **kwargs: Any) -> bool:
         return False
 
+    limits.add("makes the bucket", 1, TTL)
     session = limits._values._connection.session()
-    monkeypatch.setattr(session, "timeout", 0.05)
+    monkeypatch.setattr(session, "timeout", 2)
     monkeypatch.setattr(KeyValue, "write", beaten)
 
     with pytest.raises(BrokerConnectionError, match=r"the key 'key' of bucket .* is so busy"):
