@@ -7,12 +7,14 @@ import re
 from dramatiq.errors import Retry
 
 __all__ = [
+    "AdvisoryRefused",
     "BadAdvisory",
     "BadImageID",
     "DamagedImage",
     "EmptyImage",
     "ImageError",
     "ImageNotFound",
+    "InvalidAdvisories",
     "InvalidLimit",
     "MalformedURI",
     "MislabelledImage",
@@ -86,7 +88,15 @@ class ImageError(ServiceError, Retry):
 
 
 class BadAdvisory(ImageError):
-    """The advisory's subject is none to publish to."""
+    """Raised when the advisory's subject is none to publish to."""
+
+
+class AdvisoryRefused(ImageError):
+    """Raised when the advisory's subject is not one that this service publishes on."""
+
+
+class InvalidAdvisories(ImageError):
+    """Raised when ADVISORIES does not hold subjects."""
 
 
 class UnsupportedScheme(ImageError):

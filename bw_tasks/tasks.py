@@ -13,8 +13,9 @@ from dramatiq.middleware import Retries, default_middleware
 from dramatiq_jetstream import JetStreamBroker, WorkQueue
 from dramatiq_jetstream.logs import get_logger
 
+from .advisories import allowed_subjects, check_advisory
 from .announcing import Announcement
-from .errors import BadAdvisory, ImageError, OutputNotSet, ServiceError, UnusableInput, shown
+from .errors import ImageError, OutputNotSet, ServiceError, UnusableInput, shown
 from .images import convert_image, most_pixels
 from .output import OutputDirectory
 
@@ -44,6 +45,7 @@ class Preparation(Middleware):
             check_output_folder()
             check_input_folder()
             most_pixels()
+            allowed_subjects()
         except ServiceError as error:
             raise SystemExit(str(error)) from None
 
@@ -144,7 +146,7 @@ def to_blackandwhite(id: str, image: str, advisory: str | None = None, **_: obje
     Parameters:
       id(str): The picture's name in OUTDIR, without its extension.
       image(str): Where the image is, a file:// URI; below INDIR, if that is set in the environment.
-      advisory(str): The subject on which ``{"id": …}`` is published afterwards, if any.
+      advisory(str): The subject on which ``{"id": …}`` is published afterwards, if any: one of ADVISORIES.
       **_: Whatever else a request says is ignored, as the other workers do.
 
     Raises:
@@ -155,18 +157,3 @@ def to_blackandwhite(id: str, image: str, advisory: str | None = None, **_: obje
     logger.info("Converted %s into %s", image, written)
     if advisory:
         broker.publish(advisory, json.dumps({"id": id}, separators=(",", ":")).encode())
-
-
-def check_advisory(advisory: object) -> None:
-    """Refuse an advisory subject that would make this worker command the server on a stranger's behalf.
-
-    Raises:
-      BadAdvisory: If the subject is the server's own, or none that can be published to.
-    """
-    if not advisory:
-        return
-    tokens = advisory.split(".") if isinstance(advisory, str) else [""]
-    if tokens[0].startswith("$") or any(not token or token in "*>" or not token.isprintable() for token in tokens):
-        raise BadAdvisory(f"advisory {shown(advisory)} is not a subject to publish to: use one like 'advisory.<id>'")
-    if any(character.isspace() for character in str(advisory)):
-        raise BadAdvisory(f"advisory {shown(advisory)} has spaces in it: use a subject like 'advisory.<id>'")

@@ -290,7 +290,15 @@ FAILING = {
     "an advisory to everybody": hostile(">"),
     "an advisory with a wildcard": hostile("advisory.*"),
     "an advisory with an empty part": hostile("advisory..a"),
-    "an advisory with spaces": hostile("advisory.a b", "has spaces in it"),
+    "an advisory with spaces": hostile("advisory.a b"),
+    "an advisory that is a number": Failing(
+        lambda folder: json.dumps({"id": "a", "image": (folder / "color.png").as_uri(), "advisory": 5}).encode(),
+        "is not a subject to publish to",
+    ),
+    "an advisory to another queue": hostile("orders.delete", "is not among the subjects that are allowed: advisory.>"),
+    "an advisory to an inbox": hostile("_INBOX.abc.1", "is not among the subjects that are allowed"),
+    "an advisory that is work": hostile("IMAGES.blackandwhite", "is not among the subjects that are allowed"),
+    "an advisory to the prefix alone": hostile("advisory", "is not among the subjects that are allowed"),
     "an advisory with a line break": hostile("advisory.a\r\nPUB b 0"),
 }
 
