@@ -39,14 +39,23 @@ def read_context(name: str) -> dict[str, str]:
       Failure: If there is none of that name, or it cannot be read.
     """
     path = folder() / f"{name}.json"
+    fields = _read(path)
+    if fields is None:
+        known = ", ".join(sorted(found.stem for found in folder().glob("*.json"))) or "none"
+        raise Failure(f"there is no NATS context {name!r} in {folder()}; there is: {known}", USAGE)
+    # The file is not among the variables of the frames, nor in an exception before this one.
+    if isinstance(fields, str):
+        raise Failure(f"the NATS context {path} cannot be read: {fields}", USAGE)
+    given = {ours: str(fields[theirs]) for ours, theirs in KEYS.items() if fields.get(theirs)}
+    return {ours: os.path.expanduser(value) if ours in _PATHS else value for ours, value in given.items()}
+
+
+def _read(path: Path) -> dict[str, Any] | str | None:
+    """A context's fields, or why they cannot be read; None if there is no such file."""
     try:
         fields: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(sorted(found.stem for found in folder().glob("*.json"))) or "none"
-        raise Failure(f"there is no NATS context {name!r} in {folder()}; there is: {known}", USAGE) from None
+        return None
     except (OSError, ValueError, RecursionError) as error:
-        raise Failure(f"the NATS context {path} cannot be read: {error}", USAGE) from error
-    if not isinstance(fields, dict):
-        raise Failure(f"the NATS context {path} cannot be read: it is no JSON object", USAGE)
-    given = {ours: str(fields[theirs]) for ours, theirs in KEYS.items() if fields.get(theirs)}
-    return {ours: os.path.expanduser(value) if ours in _PATHS else value for ours, value in given.items()}
+        return str(error)
+    return fields if isinstance(fields, dict) else "it is no JSON object"
