@@ -15,6 +15,7 @@ from .assembly import Assembly
 from .client import RESERVED_OPTIONS, Subscription
 from .deliveries import JetStreamMessage, after_actor_hooks, run_after_actor_hooks
 from .hidden import Hidden, hidden_options
+from .logs import guard
 from .options import check_actor, check_middleware, milliseconds
 from .sending import AtomicBatch, Batch, DelayedMessage, PipelinedBatch, Queue, Sender, scheduled
 from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
@@ -85,6 +86,7 @@ class JetStreamBroker(Broker):
         server, options = Hidden(url), hidden_options(connect_options)
         del url, connect_options
         super().__init__(middleware=middleware)
+        guard(self.logger)
         reserved = sorted(RESERVED_OPTIONS & options.reveal().keys())
         if reserved:
             raise ValueError(f"the broker sets these connect options itself: {', '.join(reserved)}")

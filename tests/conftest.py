@@ -20,11 +20,10 @@ from tests.support.waiting import eventually
 ENDING = 60_000
 
 #: Pillow 13, which the image service needs, does not exist for Python 3.10.
-collect_ignore = (
-    ["unit/test_images.py", "unit/test_image_paths.py", "server/test_bw_tasks.py", "server/test_bw_tasks_cli.py"]
-    if sys.version_info < (3, 11)
-    else []
-)
+collect_ignore: list[str] = []
+if sys.version_info < (3, 11):
+    collect_ignore += ["unit/test_images.py", "unit/test_image_paths.py"]
+    collect_ignore += [f"server/test_bw_tasks{name}.py" for name in ("", "_cli", "_without_pillow")]
 
 
 @pytest.fixture(scope="session", autouse=True)
