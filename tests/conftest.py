@@ -22,8 +22,10 @@ ENDING = 60_000
 #: Pillow 13, which the image service needs, does not exist for Python 3.10.
 collect_ignore: list[str] = []
 if sys.version_info < (3, 11):
-    collect_ignore += ["unit/test_images.py", "unit/test_image_paths.py"]
-    collect_ignore += [f"server/test_bw_tasks{name}.py" for name in ("", "_cli", "_without_pillow")]
+    collect_ignore += [f"unit/test_image{name}.py" for name in ("s", "_paths", "_progress")]
+    collect_ignore += [
+        f"server/test_bw_tasks{name}.py" for name in ("", "_cli", "_processes", "_screens", "_without_pillow")
+    ]
 
 
 @pytest.fixture(scope="session", autouse=True)
