@@ -17,7 +17,7 @@ LOCK = Path(__file__).resolve().parent / "dev.lock"
 SERVICES = ("pypi", "osv")
 
 #: Seconds for one service.
-LIMIT = 240
+LIMIT = 60
 
 
 def main() -> int:
