@@ -7,6 +7,7 @@ milliseconds, and moments UNIX milliseconds.  Nothing here prints.
 
 from __future__ import annotations
 
+from .attempts import AttemptsView, attempts
 from .dead import DeadFilter, DeadSummary, Requeued, purge_dead, requeue_dead, select_dead, summarise_dead
 from .delays import DelayedView, cancel_delayed, list_delayed, run_delayed
 from .doctor import Finding, examine
@@ -19,6 +20,7 @@ from .roles import ROLES, Probe, probe
 __all__ = [
     "FOR_EVER",
     "ROLES",
+    "AttemptsView",
     "Checked",
     "DeadFilter",
     "DeadSummary",
@@ -30,6 +32,7 @@ __all__ = [
     "Requeued",
     "StoredView",
     "Warned",
+    "attempts",
     "cancel_delayed",
     "check",
     "discover",

@@ -19,12 +19,15 @@ from .messages import print_whole, view_fields
 from .operator import Operator
 from .output import age, confirm, cut, table
 from .root import dead
-from .values import DURATION
+from .values import DURATION, Count
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: How many dead letters a table shows unless told otherwise; more than a screen.
 LIMIT = 100
+
+#: The widths to which reasons and exceptions are cut before another column is left out.
+REASON, EXCEPTION = 18, 24
 
 #: How many failures are told one by one.
 TOLD = 10
@@ -61,7 +64,7 @@ def chosen_by(values: dict[str, Any], numbers: tuple[int, ...] = ()) -> DeadFilt
 """,
 )
 @filters
-@click.option("--limit", type=click.IntRange(0), help="How many at most; 0 for all.  [default: 100, with --json all]")
+@click.option("--limit", type=Count(0), help="How many at most; 0 for all.  [default: 100, with --json all]")
 def list_dead(operator: Operator, limit: int | None, **values: Any) -> int:
     """List dead letters, oldest first."""
     if limit is None:
@@ -208,7 +211,13 @@ def _print_pages(operator: Operator, letters: Iterator[DeadLetter]) -> int:
 
 def _table(letters: Iterable[DeadLetter]) -> Listing:
     headers = ("number", "age", "queue", "actor", "tries", "reason", "exception")
-    return table(headers, map(_row, letters), right=("number", "age", "tries"), drop=("tries", "age", "actor"))
+    return table(
+        headers,
+        map(_row, letters),
+        right=("number", "age", "tries"),
+        drop=("tries", "age", "actor"),
+        least={"reason": REASON, "exception": EXCEPTION},
+    )
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
@@ -216,4 +225,5 @@ def _row(letter: DeadLetter) -> tuple[object, ...]:
     kept = " (kept)" if letter.kept else ""
     since = age(max(current_millis() - letter.failed_at, 0))
     actor = letter.actor_name or "-"
-    return letter.number, since, letter.queue_name, actor, letter.attempts, letter.reason + kept, cut(raised)
+    reason = (letter.reason or "-") + kept
+    return letter.number, since, letter.queue_name or "-", actor, letter.attempts, reason, cut(raised)

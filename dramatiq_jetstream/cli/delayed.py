@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from itertools import islice
 
 import click
@@ -14,9 +13,11 @@ from ..admin import DelayedView
 from ..broker import JetStreamBroker
 from .command import command
 from .failures import WRONG
+from .messages import WHOLE_ID, call_of
 from .operator import Operator
-from .output import age, arguments, cut, moment, table
+from .output import age, cut, fields_of, moment, table
 from .root import delayed
+from .values import Count
 
 
 @command(
@@ -28,19 +29,25 @@ from .root import delayed
 """,
 )
 @click.argument("queues", nargs=-1)
-@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="How many at most; 0 for all.")
+@click.option("--limit", type=Count(0), default=100, show_default=True, help="How many at most; 0 for all.")
 def list_delayed(operator: Operator, queues: tuple[str, ...], limit: int) -> int:
     """List the messages that the server holds back, of QUEUES or of all, in the order they were sent."""
     names = [operator.queue(queue) for queue in queues] or None
     found = islice(admin.list_delayed(operator.broker, names), limit or None)
     if operator.output.as_json:
         for view in found:
-            operator.output.record(asdict(view))
+            operator.output.record(fields_of(view))
         return 0
     rows = [_row(view) for view in found]
     if rows:
         operator.output.show(
-            table(("seq", "due", "in", "queue", "message", "call"), rows, right=("seq", "in"), drop=("due", "message"))
+            table(
+                ("seq", "due", "in", "queue", "message", "call"),
+                rows,
+                right=("seq", "in"),
+                drop=("due", "message"),
+                least={"message": WHOLE_ID},
+            )
         )
     else:
         operator.say("Nothing is delayed.")
@@ -92,9 +99,8 @@ def _each(
 
 
 def _row(view: DelayedView) -> tuple[object, ...]:
-    call = f"{view.actor}({arguments(view.args, view.kwargs)})" if view.actor else "undecodable"
     if view.due is None:
         due, left = cut(view.schedule or "never"), "-"
     else:
-        due, left = moment(view.due), age(max(view.due - current_millis(), 0))
-    return view.sequence, due, left, view.queue, view.message_id or "-", cut(call)
+        due, left = moment(view.due), age(view.due - current_millis())
+    return view.sequence, due, left, view.queue, view.message_id or "-", cut(call_of(view, "undecodable"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -12,15 +10,21 @@ from dramatiq.common import current_millis
 from dramatiq.errors import ActorNotFound
 
 from .. import admin
-from ..admin import StoredView
+from ..admin import AttemptsView, DelayedView, StoredView
 from ..dead_letters import DeadLetter
+from ..errors import JetStreamError
 from .command import command
 from .failures import USAGE, WRONG, Failure
-from .listing import printable
 from .operator import Operator
-from .output import age, arguments, body_fields, cut, moment, table
+from .output import age, arguments, body_fields, cut, fields_of, moment, readable, table
 from .root import main
-from .values import ASSIGNMENT, DURATION, JSON
+from .values import ASSIGNMENT, DURATION, JSON, Count
+
+#: The width of an id as dramatiq makes them: cut, it names no message.
+WHOLE_ID = 36
+
+#: The longest schedule in a table.
+SCHEDULE = 20
 
 
 @command(
@@ -32,7 +36,7 @@ from .values import ASSIGNMENT, DURATION, JSON
 """,
 )
 @click.argument("queue")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many messages at most.")
+@click.option("--limit", type=Count(1), default=20, show_default=True, help="How many messages at most.")
 def peek(operator: Operator, queue: str, limit: int) -> int:
     """Show the oldest messages of QUEUE without consuming them; delayed ones come last."""
     found = admin.peek(operator.broker, operator.queue(queue), limit)
@@ -45,7 +49,13 @@ def peek(operator: Operator, queue: str, limit: int) -> int:
         operator.say(f"Queue {queue!r} is empty.")
         return 0
     operator.output.show(
-        table(("seq", "state", "age", "message", "call"), map(_row, rows), right=("seq", "age"), drop=("age",))
+        table(
+            ("seq", "state", "age", "message", "call"),
+            map(_row, rows),
+            right=("seq", "age"),
+            drop=("age", "message"),
+            least={"message": WHOLE_ID},
+        )
     )
     return 0
 
@@ -68,11 +78,13 @@ def show(operator: Operator, message: str, sequence: int | None) -> int:
     else:
         only = admin.show(operator.broker, operator.queue(message), sequence)
         found = [] if only is None else [only]
-    any_found = False
+    count = 0
     for view in found:
-        any_found = True
+        if count:
+            operator.say("")
         print_whole(operator, view)
-    if not any_found:
+        count += 1
+    if not count:
         what = f"message {message!r}" if sequence is None else f"message {sequence} in queue {message!r}"
         raise Failure(f"there is no {what}: it is done, or was never sent", WRONG)
     return 0
@@ -104,7 +116,10 @@ def enqueue(
         known = ", ".join(sorted(broker.get_declared_actors())) or "none"
         raise Failure(f"there is no actor {actor!r}; there is: {known}", USAGE) from None
     call = {"kwargs": arguments} if isinstance(arguments, dict) else {"args": tuple(arguments)}
-    message = found.send_with_options(**call, delay=delay, **dict(options))
+    try:
+        message = found.send_with_options(**call, delay=delay, **dict(options))
+    except (TypeError, ValueError) as error:
+        raise Failure(f"the message cannot be sent: {error}", USAGE) from error
     if operator.output.as_json:
         fields = {"message_id": message.message_id, "queue": message.queue_name, "actor": actor}
         operator.output.record({**fields, "due": message.options.get("eta")})
@@ -115,7 +130,7 @@ def enqueue(
 
 def view_fields(view: StoredView | DeadLetter) -> dict[str, Any]:
     """A message in JSON; what a dead letter and a message in a stream have in common has one name."""
-    fields = {**asdict(view), **body_fields(view.body)}
+    fields = {**fields_of(view), **body_fields(view.body)}
     if isinstance(view, DeadLetter):
         fields |= {"queue": fields.pop("queue_name"), "actor": fields.pop("actor_name"), "state": "dead"}
     return fields
@@ -123,17 +138,21 @@ def view_fields(view: StoredView | DeadLetter) -> dict[str, Any]:
 
 def print_whole(operator: Operator, view: StoredView | DeadLetter) -> None:
     """Print all there is of a message."""
+    if isinstance(view, DeadLetter):
+        fields, lines = view_fields(view), _letter_lines(view)
+    else:
+        found, unknown = _attempts(operator, view)
+        fields = {**view_fields(view), **_attempts_fields(found)}
+        lines = _stored_lines(view, {"attempts": unknown} if unknown else _attempts_lines(found))
     if operator.output.as_json:
-        operator.output.record(view_fields(view))
-        return
-    fields = _letter_lines(view) if isinstance(view, DeadLetter) else _stored_lines(view)
-    width = max(map(len, fields))
-    for name, value in fields.items():
-        first, *rest = printable(value).splitlines() or [""]
-        operator.say(f"{name:<{width}}  {first}")
-        for line in rest:
-            operator.say(f"{'':<{width}}  {line}")
-    operator.say("")
+        operator.output.record(fields)
+    else:
+        operator.output.show_fields(lines)
+
+
+def call_of(view: StoredView | DelayedView, undecodable: str) -> str:
+    """A message's call as a person would write it; another text if it cannot be decoded."""
+    return undecodable if view.actor is None else f"{view.actor}({arguments(view.args, view.kwargs)})"
 
 
 def _row(view: StoredView) -> tuple[object, ...]:
@@ -141,29 +160,65 @@ def _row(view: StoredView) -> tuple[object, ...]:
     if view.state != "delayed":
         when = age(now - view.stored_at)
     elif view.due is None:
-        when = cut(view.schedule or "never")
+        when = cut(view.schedule or "never", SCHEDULE)
     else:
-        when = f"in {age(max(view.due - now, 0))}"
-    call = f"{view.actor}({arguments(view.args, view.kwargs)})" if view.actor else f"undecodable: {view.error}"
+        when = f"in {age(view.due - now)}"
+    call = call_of(view, f"undecodable: {view.error}")
     return view.sequence, view.state, when, view.message_id or "-", cut(call)
 
 
-def _stored_lines(view: StoredView) -> dict[str, object]:
+def _attempts(operator: Operator, view: StoredView) -> tuple[AttemptsView | None, str | None]:
+    """The attempts of a message; and why they are not known, if they cannot be read."""
+    try:
+        return admin.attempts(operator.broker, view), None
+    except JetStreamError as error:
+        return None, f"unknown: {error}"
+
+
+def _attempts_fields(found: AttemptsView | None) -> dict[str, Any]:
+    return {
+        "attempts": found.made if found else 0,
+        "max_attempts": found.allowed if found else None,
+        "exception": found.exception if found else None,
+        "next_try": found.next_try if found else None,
+    }
+
+
+def _attempts_lines(found: AttemptsView | None) -> dict[str, object]:
+    """What an operator wants to know of a message that failed."""
+    if found is None:
+        return {}
+    of = f" of {found.allowed}" if found.allowed else ""
+    whose = "" if found.exact or not of else " (the queue's limit)"
+    lines: dict[str, object] = {"attempts": f"failed, attempt {found.made}{of}{whose}"}
+    if found.exception:
+        lines["exception"] = found.exception
+    if found.next_try is not None:
+        left = found.next_try - current_millis()
+        when = f"in {age(left)}" if left > 0 else f"overdue by {age(-left)}, unless a worker runs it now"
+        lines["next try"] = f"{moment(found.next_try)}, {when}"
+    return lines
+
+
+def _stored_lines(view: StoredView, attempts: dict[str, object]) -> dict[str, object]:
     lines: dict[str, object] = {
         "message": view.message_id or "-",
         "queue": view.queue,
         "state": view.state,
         "stored": f"{moment(view.stored_at)} as {view.sequence} of {view.stream}",
     }
+    if view.enqueued_at is not None:
+        lines["enqueued"] = moment(view.enqueued_at)
     if view.due is not None:
-        lines["due"] = moment(view.due)
+        lines["due"] = f"{moment(view.due)}, in {age(view.due - current_millis())}"
     elif view.state == "delayed":
         lines["due"] = f"by the schedule {view.schedule}" if view.schedule else "never: it has no schedule"
     if view.state == "delayed":
         lines["subject"] = view.subject
     if view.error:
-        return {**lines, "undecodable": view.error, "headers": _readable(view.headers), "body": _text(view.body)}
-    return {**lines, "call": f"{view.actor}({arguments(view.args, view.kwargs)})", "options": _readable(view.options)}
+        return {**lines, "undecodable": view.error, "headers": readable(view.headers, 2), "body": _text(view.body)}
+    lines |= {**attempts, "call": call_of(view, "-")}
+    return {**lines, "options": readable(view.options, 2)} if view.options else lines
 
 
 def _letter_lines(letter: DeadLetter) -> dict[str, object]:
@@ -184,10 +239,6 @@ def _letter_lines(letter: DeadLetter) -> dict[str, object]:
     if letter.traceback:
         lines["traceback"] = letter.traceback
     return {**lines, "body": _text(letter.body)}
-
-
-def _readable(fields: Mapping[str, Any]) -> str:
-    return json.dumps(fields, indent=2, ensure_ascii=False, default=repr)
 
 
 def _text(body: bytes) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -18,7 +17,7 @@ from ..admin import QueueView
 from .command import command
 from .listing import Listing
 from .operator import Operator
-from .output import age, confirm, moment, table
+from .output import age, confirm, fields_of, moment, table
 from .root import main
 from .values import DURATION
 
@@ -27,7 +26,12 @@ HEADERS = ("queue", *COUNTS, "oldest", "in/s", "out/s", "pulls", "active", "stat
 _RIGHT = tuple(header for header in HEADERS if header not in ("queue", "state"))
 
 #: What a narrow terminal leaves out, the least important first.
-_DROPPED = ("redelivered", "active", "out/s", "in/s", "exhausted", "state", "pulls", "oldest", "delayed")
+_MINOR = ("redelivered", "active", "out/s", "in/s", "exhausted", "state", "pulls", "oldest", "delayed")
+_MAJOR = ("retrying", "overdue", "running")
+
+#: Those of the minor columns that are left out last if there is something in them, and what they hold if not.
+_TELLING = frozenset({"exhausted", "state", "delayed"})
+_QUIET = frozenset({"0", "open", ""})
 
 #: Counts that want somebody's attention unless they are 0.
 _ALARMING = {"exhausted": "red", "dead": "yellow", "overdue": "red"}
@@ -134,7 +138,7 @@ def _screen(views: Sequence[QueueView]) -> Group:
 def _print(operator: Operator, views: Sequence[QueueView]) -> None:
     if operator.output.as_json:
         for view in views:
-            operator.output.record(asdict(view))
+            operator.output.record(fields_of(view))
     elif views:
         operator.output.show(_table(views))
     else:
@@ -142,10 +146,17 @@ def _print(operator: Operator, views: Sequence[QueueView]) -> None:
 
 
 def _table(views: Sequence[QueueView]) -> Listing:
-    rows = [_row(asdict(view), view.queue, _state(view)) for view in views]
+    rows = [_row(fields_of(view), view.queue, _state(view)) for view in views]
+    drop = dropped(rows)
     if len(views) > 1:
         rows.append([Text(str(cell), "bold") for cell in _row(admin.total(views), "all", "")])
-    return table(HEADERS, rows, right=_RIGHT, drop=_DROPPED)
+    return table(HEADERS, rows, right=_RIGHT, drop=drop)
+
+
+def dropped(rows: Sequence[Sequence[object]]) -> list[str]:
+    """What a narrow terminal leaves out of some rows, the least important first."""
+    told = {header for row in rows for header, cell in zip(HEADERS, row, strict=True) if str(cell) not in _QUIET}
+    return [*sorted(_MINOR, key=lambda header: header in _TELLING & told), *_MAJOR]
 
 
 def _row(fields: dict[str, Any], name: str, state: str) -> list[object]:

@@ -87,7 +87,7 @@ def _update(operator: Operator, part: Checked, *, yes: bool) -> Result:
         operator.say(f"The server cannot change that in a {part.requirement.kind} that exists: {name} stays.", "red")
         return part, "differs"
     for warned in admin.warnings(operator.broker, part):
-        operator.output.errors.print(Text(f"Careful, {warned.field}: {warned.danger}.", "yellow"))
+        operator.output.warn(f"Careful, {warned.field}: {warned.danger}.", "yellow")
     confirm(f"Change the {name}?", yes=yes)
     after = admin.update(operator.broker, part)
     return after, "differs" if after.differences else "changed"

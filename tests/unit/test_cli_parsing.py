@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from dramatiq_jetstream.admin import DeadFilter, read_event
 from dramatiq_jetstream.cli import main
-from dramatiq_jetstream.cli.listing import printable
 from dramatiq_jetstream.cli.output import age, arguments, body_fields, cut
+from dramatiq_jetstream.cli.terminal import printable
 from dramatiq_jetstream.cli.values import ASSIGNMENT, DURATION, JSON
 from dramatiq_jetstream.dead_letters import DeadLetter
 from dramatiq_jetstream.names import Names

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from dramatiq_jetstream.cli.listing import Listing
-from dramatiq_jetstream.cli.queues import _DROPPED, _RIGHT, HEADERS
+from dramatiq_jetstream.cli.queues import _RIGHT, HEADERS, dropped
 
 NAME = "q" * 50
 HOSTILE = "ü…\x1b[31m\n[bold]\u2028\udcff語" * 4
@@ -27,7 +27,7 @@ def lines(listing: Listing, width: int, encoding: str) -> list[str]:
 @pytest.mark.parametrize("value", [NAME, HOSTILE])
 def test_queues_take_a_line_each_and_fit(width: int, encoding: str, value: str) -> None:
     rows = [[value, *["12,345"] * (len(HEADERS) - 2), value]] * 2
-    header, *rest = lines(Listing(HEADERS, rows, right=_RIGHT, drop=_DROPPED), width, encoding)
+    header, *rest = lines(Listing(HEADERS, rows, right=_RIGHT, drop=dropped(rows)), width, encoding)
     assert len(rest) == 2
     assert all(cell_len(line) <= width for line in (header, *rest))
     assert set(header.split()) <= set(HEADERS)
