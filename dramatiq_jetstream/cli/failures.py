@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
 import click
 from dramatiq.errors import DramatiqError
 
 from ..errors import CallTimeout, ConnectionClosed, ConnectionFailed
+from .terminal import encodable, printable, wrapped
 
 #: Something was found wrong, or could not be done.
 WRONG = 1
@@ -31,6 +35,15 @@ class Failure(click.ClickException):
     def __init__(self, message: str, exit_code: int = WRONG) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the sentence, wrapped if it goes to a terminal."""
+        stream = sys.stderr if file is None else file
+        encoding = str(getattr(stream, "encoding", None) or "utf-8")
+        width = shutil.get_terminal_size().columns
+        for line in encodable(printable(f"Error: {self.format_message()}"), encoding).split("\n"):
+            for row in wrapped(line, width) if stream.isatty() else [line]:
+                click.echo(row, file=stream)
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def cut(value: object, length: int = CUT) -> str:
 
 def age(milliseconds: float | None) -> str:
     """A length of time in its two largest units."""
-    if milliseconds is None or not math.isfinite(milliseconds):
+    if milliseconds is None or not _is_finite(milliseconds):
         return "-"
     rest = max(int(milliseconds), 0)
     if rest < 1_000:
@@ -168,7 +168,7 @@ def json_line(fields: Mapping[str, Any]) -> str:
     try:
         return json.dumps(fields, default=_described, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        return json.dumps({name: _expressible(value) for name, value in fields.items()}, default=_described)
+        return json.dumps({name: _field(value) for name, value in fields.items()}, default=_described)
 
 
 def fields_of(view: DataclassInstance) -> dict[str, Any]:
@@ -198,9 +198,23 @@ def confirm(question: str, *, yes: bool) -> None:
     click.confirm(question, abort=True, err=True)
 
 
+def _is_finite(value: object) -> bool:
+    # An integer may be too large for a float.
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _field(value: Any) -> Any:
+    try:
+        expressible = _expressible(value)
+        json.dumps(expressible, default=_described)
+    except (TypeError, ValueError, RecursionError):
+        return _described(value)
+    return expressible
+
+
 def _expressible(value: Any) -> Any:
     """A value as JSON can express it: infinite numbers as texts, and the names in objects as texts."""
-    if isinstance(value, float) and not math.isfinite(value):
+    if not _is_finite(value):
         return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
     if isinstance(value, (list, tuple)):
         items: list[Any] = []

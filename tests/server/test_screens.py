@@ -9,7 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from rich.cells import cell_len
 
 from dramatiq_jetstream import JetStreamBroker
 from dramatiq_jetstream.cli import main
-from dramatiq_jetstream.cli import queues as queues_module
+from dramatiq_jetstream.cli.queues import HEADERS as QUEUES
 from dramatiq_jetstream.client import Connection
 from tests.support.admin import Admin
 from tests.support.apps.names import HOSTILE_NAME, LONG_QUEUE
@@ -51,12 +51,18 @@ SCREENS: dict[str, tuple[str, ...]] = {
     "show a copy": ("show", "copied"),
     "show a dead letter": ("show", "{dead}"),
     "show what is not there": ("show", "no\x1b[31m\u202e語"),
-    **{f"dead show {number}": ("dead", "show", str(number)) for number in range(1, 8)},
+    **{f"dead show {number}": ("dead", "show", str(number)) for number in (3, 5, 7)},
 }
+
+#: One screen of each command, for the tests that start the program.
+STARTED = (
+    *("queues", "peek at an odd name", "dead list", "dead requeue", "delayed list", "doctor", "setup"),
+    *("show what retries", "show what is not there", "dead show 7"),
+)
 
 #: The headers of the screens that are tables with a line for each row.
 HEADERS: dict[str, set[str]] = {
-    "queues": set(queues_module.HEADERS),
+    "queues": set(QUEUES),
     "peek": {"seq", "state", "age", "message", "call"},
     "dead list": {"number", "age", "queue", "actor", "tries", "reason", "exception"},
     "delayed list": {"seq", "due", "in", "queue", "message", "call"},
@@ -157,13 +163,9 @@ def test_doctor_names_everything_in_words_that_are_not_broken(place: Place, widt
     lines = lines_of(place.run("doctor", width=width), "utf-8", width)
 
     assert set(lines[0].split()) <= {"level", "check", "on", "found"}
-    words = set(" ".join(lines).split())
-    assert {"permissions", "thumbnails-for-the-archive-of-the-year-before-last"} <= words | {"permissions"}
-    assert all(line.startswith("    ") or line[:3] in ("", "  d", "  p", "  e") for line in advice(lines))
-
-
-def advice(lines: list[str]) -> list[str]:
-    return lines[lines.index("What to do:") + 1 :]
+    advised = [line for line in lines[lines.index("What to do:") + 1 :] if line]
+    assert {line.index(line.strip()) for line in advised} <= {2, 4}
+    assert {"permissions", "answers,", LONG_QUEUE} <= set(" ".join(lines).replace(":", " ").split())
 
 
 @pytest.mark.parametrize("name", [name for name in SCREENS if name not in ("dead requeue", "show what is not there")])
@@ -190,7 +192,9 @@ def test_odd_numbers_in_arguments_and_timestamps_are_shown(place: Place) -> None
 
 def test_show_tells_attempt_exception_and_next_try_of_what_retries(place: Place) -> None:
     shown = plain(place.run("show what a bound stream retries").stdout)
-    [record] = [json.loads(line) for line in place.run("show what a bound stream retries", "--json").stdout.splitlines()]
+    [record] = [
+        json.loads(line) for line in place.run("show what a bound stream retries", "--json").stdout.splitlines()
+    ]
 
     assert re.search(r"^attempts +failed, attempt 1 of 3$", shown, re.MULTILINE)
     assert re.search(r"^exception +LookupError: there is no film$", shown, re.MULTILINE)
@@ -222,7 +226,7 @@ def test_record_that_cannot_be_read_hides_nothing_else(place: Place) -> None:
     assert "attempts" not in shown
 
 
-@pytest.mark.parametrize("name", SCREENS)
+@pytest.mark.parametrize("name", STARTED)
 def test_real_program_fits_a_real_terminal_of_80_columns(place: Place, environment: dict[str, str], name: str) -> None:
     command, *args = [*COMMAND, *place.arguments(name)]
     live = pexpect.spawn(
@@ -239,21 +243,23 @@ def test_real_program_fits_a_real_terminal_of_80_columns(place: Place, environme
 
 
 @pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii:strict"}, {"PYTHONIOENCODING": "latin-1"}, {}])
-@pytest.mark.parametrize("name", ["queues", "peek at an odd name", "show what retries", "dead show 7"])
+@pytest.mark.parametrize("name", ["peek at an odd name", "show what retries"])
 def test_real_program_speaks_the_terminals_encoding(
     place: Place, environment: dict[str, str], name: str, variables: dict[str, str]
 ) -> None:
     del environment["PYTHONIOENCODING"]
     environment |= {"LC_ALL": "C", **variables}
 
-    done = subprocess.run([*COMMAND, *place.arguments(name)], env=environment, cwd=ROOT, capture_output=True, timeout=60)
+    done = subprocess.run(
+        [*COMMAND, *place.arguments(name)], env=environment, cwd=ROOT, capture_output=True, timeout=60
+    )
 
     assert done.returncode == 0
     assert done.stderr == b""
     done.stdout.decode(variables.get("PYTHONIOENCODING", "utf-8").split(":")[0])
 
 
-@pytest.mark.parametrize("name", SCREENS)
+@pytest.mark.parametrize("name", STARTED)
 def test_reader_that_goes_away_ends_the_command_without_a_trace(
     place: Place, environment: dict[str, str], name: str
 ) -> None:
@@ -284,58 +290,58 @@ def test_reader_that_goes_away_ends_the_live_view(
         assert process.stderr.read() == b""
 
 
-@pytest.mark.parametrize("name", SCREENS)
-def test_ctrl_c_ends_every_screen_without_a_trace(
-    place: Place, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+def interrupt(*_: object, **__: object) -> None:
+    """What Ctrl-C does wherever the program is."""
+    raise KeyboardInterrupt
 
-    monkeypatch.setattr(Connection, "call", interrupted)
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_ctrl_c_ends_every_screen_without_a_trace(place: Place, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "call", interrupt)
     result = place.run(name)
 
     assert result.exit_code == 1
     assert "Aborted!" in result.output
 
 
-@pytest.mark.parametrize("args", [("queues", "--interval", "10m"), ("events",), ("queues", "--watch", "--json")])
+@pytest.mark.parametrize("args", [("events",), ("queues", "--watch"), ("queues", "--watch", "--json")])
 def test_ctrl_c_ends_a_screen_that_waits(place: Place, environment: dict[str, str], args: tuple[str, ...]) -> None:
-    ready = "Listening" if args[0] == "events" else None
     command = [*COMMAND, *args, "--namespace", place.namespace]
     with subprocess.Popen(
         command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        if ready is not None:
-            assert ready in process.stderr.readline()
-        elif "--json" in args:
-            assert process.stdout.readline()
-        else:
-            wait_for_sleep(place, process)
+        assert (process.stderr if args[0] == "events" else process.stdout).readline()
         process.send_signal(signal.SIGINT)
         out, told = process.communicate(timeout=30)
 
+    assert process.returncode == 0
     assert "Traceback" not in out + told
+
+
+def test_ctrl_c_while_rates_are_measured_ends_without_a_trace(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dramatiq_jetstream.admin.queues.time.sleep", interrupt)
+
+    assert "Aborted!" in place.run("queues with rates").output
 
 
 @pytest.mark.parametrize(("encoding", "width"), [*TERMINALS, ("utf-8", 40), ("utf-8", 20)])
 def test_live_view_fits_and_ends_with_ctrl_c(
     place: Place, monkeypatch: pytest.MonkeyPatch, encoding: str, width: int
 ) -> None:
-    def looks(times: int) -> Callable[[float], None]:
-        left = iter(range(times))
+    left = iter(range(2))
 
-        def sleep(_: float) -> None:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
+    def sleep(_: float) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
 
-        return sleep
-
-    monkeypatch.setattr(queues_module.time, "sleep", looks(2))
+    monkeypatch.setattr("dramatiq_jetstream.cli.queues.time.sleep", sleep)
     result = place.run("queues", "--watch", encoding=encoding, width=width)
 
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", result.stdout_bytes.decode(encoding)).replace("\r", "")
+    # It moves up to write over its lines.
+    text = re.sub(r"\x1b\[\d*A", "\n", result.stdout_bytes.decode(encoding))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "")
     assert result.exit_code == 0
     assert [line for line in text.split("\n") if cell_len(line) > width] == []
     assert "ready" in text

@@ -65,11 +65,11 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "admin": ("nats_cli", "plan", "queues", "messages", "attempts", "dead", "delays", "events", "roles", "doctor"),
     "cli": (
         *(
+            "terminal",
             "failures",
             "values",
             "contexts",
             "options",
-            "terminal",
             "listing",
             "output",
             "applications",
