@@ -143,7 +143,7 @@ def print_whole(operator: Operator, view: StoredView | DeadLetter) -> None:
     else:
         found, unknown = _attempts(operator, view)
         fields = {**view_fields(view), **_attempts_fields(found)}
-        lines = _stored_lines(view, {"attempts": unknown} if unknown else _attempts_lines(found))
+        lines = _stored_lines(view, {"attempt": unknown} if unknown else _attempts_lines(found))
     if operator.output.as_json:
         operator.output.record(fields)
     else:
@@ -190,14 +190,17 @@ def _attempts_lines(found: AttemptsView | None) -> dict[str, object]:
         return {}
     of = f" of {found.allowed}" if found.allowed else ""
     whose = "" if found.exact or not of else " (the queue's limit)"
-    lines: dict[str, object] = {"attempts": f"failed, attempt {found.made}{of}{whose}"}
-    if found.exception:
-        lines["exception"] = found.exception
-    if found.next_try is not None:
-        left = found.next_try - current_millis()
-        when = f"in {age(left)}" if left > 0 else f"overdue by {age(-left)}, unless a worker runs it now"
-        lines["next try"] = f"{moment(found.next_try)}, {when}"
-    return lines
+    lines: dict[str, object] = {"attempt": f"failed, attempt {found.made}{of}{whose}{_next_try(found.next_try)}"}
+    return {**lines, "error": found.exception} if found.exception else lines
+
+
+def _next_try(due: int | None) -> str:
+    if due is None:
+        return ""
+    left = due - current_millis()
+    return f"; next try {moment(due)}, " + (
+        f"in {age(left)}" if left > 0 else f"overdue by {age(-left)} unless a worker runs it now"
+    )
 
 
 def _stored_lines(view: StoredView, attempts: dict[str, object]) -> dict[str, object]:
@@ -208,7 +211,7 @@ def _stored_lines(view: StoredView, attempts: dict[str, object]) -> dict[str, ob
         "stored": f"{moment(view.stored_at)} as {view.sequence} of {view.stream}",
     }
     if view.enqueued_at is not None:
-        lines["enqueued"] = moment(view.enqueued_at)
+        lines["sent"] = moment(view.enqueued_at)
     if view.due is not None:
         lines["due"] = f"{moment(view.due)}, in {age(view.due - current_millis())}"
     elif view.state == "delayed":

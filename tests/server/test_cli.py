@@ -193,6 +193,8 @@ def test_show_finds_a_message_wherever_it_is(shell: Shell, ids: dict[str, str]) 
     assert "there is no message" in shell.text("show", "no-such-id", status=1)
     [record] = shell.records("show", ids["dead"], "--namespace", shell.namespace)
     assert record.keys() == documented("dead list")
+    [record] = shell.records("show", ids["retrying"], "--namespace", shell.namespace)
+    assert record.keys() == documented("peek") | {"attempts", "max_attempts", "exception", "next_try"}
 
 
 def test_dead_letters_are_listed_by_filters(shell: Shell, ids: dict[str, str]) -> None:

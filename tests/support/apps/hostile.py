@@ -23,10 +23,10 @@ FOREIGN = WorkQueue(
     subject=f"PHOTOS-{NAMESPACE}.in",
     consumer="PHOTOS",
     max_deliver=3,
-    ack_wait=30_000,
+    ack_wait=2_000,
 )
 
-broker = JetStreamBroker(namespace=NAMESPACE, queues={"photos": FOREIGN})
+broker = JetStreamBroker(namespace=NAMESPACE, queues={"photos": FOREIGN, LONG_QUEUE: WorkQueue(ack_wait=2_000)})
 broker.add_middleware(Results(backend=JetStreamBackend(broker=broker)))
 dramatiq.set_broker(broker)
 
