@@ -344,3 +344,20 @@ def test_live_view_fits_and_ends_with_ctrl_c(
     assert result.exit_code == 0
     assert [line for line in text.split("\n") if cell_len(line) > width] == []
     assert "ready" in text
+
+
+def test_live_view_fits_a_real_terminal_of_80_columns(place: Place, environment: dict[str, str]) -> None:
+    command, *args = [*COMMAND, "queues", "--watch", "--interval", "10ms", "--namespace", place.namespace]
+    live = pexpect.spawn(
+        command, args, env=environment, cwd=str(ROOT), dimensions=(50, 80), encoding="utf-8", timeout=30
+    )
+    live.expect("Ctrl-C ends this")
+    first = live.before or ""
+    live.sendintr()
+    live.expect(pexpect.EOF)
+    live.close()
+
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", first).replace("\r", "")
+    assert live.exitstatus == 0
+    assert [line for line in shown.split("\n") if cell_len(line) > 80] == []
+    assert HEADERS["queues"] >= set(shown.split("\n")[0].split()) >= KEPT["queues"]

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from dramatiq_jetstream.admin import Event
 from dramatiq_jetstream.admin.attempts import last_exception
-from dramatiq_jetstream.cli.output import age, arguments, cut, json_line, moment, readable
+from dramatiq_jetstream.cli.diagnosis import _line
+from dramatiq_jetstream.cli.output import Output, age, arguments, cut, json_line, moment, readable
 
 
 class Silent:
@@ -82,3 +84,15 @@ def test_long_text_is_cut_without_looking_at_all_of_it() -> None:
 )
 def test_last_exception_is_read_from_a_traceback(traceback: object, expected: str | None) -> None:
     assert last_exception(traceback) == expected
+
+
+@pytest.mark.parametrize("reason", ["not an image", "a\x1b[31m\n[forged] \u202e語" * 50])
+def test_event_is_one_line_that_commands_nothing(reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    event = Event(10**30, "message terminated", None, "S", "C\n", -1, 2, reason, 10**30)
+
+    Output(as_json=False).say(_line(event))
+
+    shown = capsys.readouterr().out
+    assert shown.count("\n") == 1
+    assert shown.rstrip("\n").isprintable()
+    assert "reason: " in shown
