@@ -57,7 +57,15 @@ class Listing:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         encoding = console.encoding
-        rows = [[_encoded_cell(cell, encoding) for cell in row] for row in self.rows]
+        # Nothing of a cell that is longer than this can be seen, and measuring it takes time.
+        most = MARKS * options.max_width
+        rows = [
+            [
+                _encoded_cell(cell, encoding, None if header == self.wrap else most)
+                for header, cell in zip(self.headers, row, strict=True)
+            ]
+            for row in self.rows
+        ]
         naturals = {header: self._natural(column, rows) for column, header in enumerate(self.headers)}
         widths = self._fit(naturals, options.max_width)
         made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
@@ -142,8 +150,9 @@ def _cell(value: object) -> Text:
     return value if isinstance(value, Text) else Text(printable(value).replace("\n", " ").replace("\t", " "))
 
 
-def _encoded_cell(text: Text, encoding: str) -> Text:
-    plain = encodable(text.plain, encoding)
+def _encoded_cell(text: Text, encoding: str, most: int | None) -> Text:
+    plain = text.plain if most is None or len(text.plain) <= most else f"{text.plain[:most]}…"
+    plain = encodable(plain, encoding)
     return text if plain == text.plain else Text(plain, text.style)
 
 

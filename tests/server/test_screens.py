@@ -347,9 +347,9 @@ def test_live_view_fits_and_ends_with_ctrl_c(
 
 
 def test_live_view_fits_a_real_terminal_of_80_columns(place: Place, environment: dict[str, str]) -> None:
-    command, *args = [*COMMAND, "queues", "--watch", "--interval", "10ms", "--namespace", place.namespace]
+    args = [*COMMAND[1:], "queues", "--watch", "--interval", "10ms", "--namespace", place.namespace]
     live = pexpect.spawn(
-        command, args, env=environment, cwd=str(ROOT), dimensions=(50, 80), encoding="utf-8", timeout=30
+        COMMAND[0], args, env=environment, cwd=str(ROOT), dimensions=(50, 80), encoding="utf-8", timeout=30
     )
     live.expect("Ctrl-C ends this")
     first = live.before or ""
