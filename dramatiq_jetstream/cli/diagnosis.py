@@ -40,8 +40,8 @@ def events(operator: Operator, duration: int | None, count: int | None) -> int:
     ends = None if duration is None else time.monotonic() + duration / 1000
     printed = 0
     with admin.follow_events(operator.broker, heard.put):
-        operator.output.warn("Listening for advisories; Ctrl-C ends this.", "dim")
         try:
+            operator.output.warn("Listening for advisories; Ctrl-C ends this.", "dim")
             while (count is None or printed < count) and (ends is None or time.monotonic() < ends):
                 printed += _print_next(operator, heard, ends)
         except KeyboardInterrupt:

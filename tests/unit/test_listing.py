@@ -83,8 +83,8 @@ def test_marks_that_combine_do_not_pile_up() -> None:
 
 @pytest.mark.parametrize("value", ["x" * 1_000_000, "語" * 1_000_000, "e\u0301" * 500_000])
 def test_huge_value_is_cut_before_it_is_measured(value: str) -> None:
-    header, *rows = lines(Listing(("name", "other"), [(value, value)] * 50), 80)
-    assert len(rows) == 50
+    header, *rows = lines(Listing(("name", "other"), [(value, value)] * 3), 80)
+    assert len(rows) == 3
     assert {cell_len(row) for row in rows} == {cell_len(header)}
     assert all(row.rstrip().endswith("…") for row in rows)
 
