@@ -48,5 +48,11 @@ def read_context(name: str) -> dict[str, str]:
         raise Failure(f"the NATS context {path} cannot be read: {error}", USAGE) from error
     if not isinstance(fields, dict):
         raise Failure(f"the NATS context {path} cannot be read: it is no JSON object", USAGE)
-    given = {ours: str(fields[theirs]) for ours, theirs in KEYS.items() if fields.get(theirs)}
+    given = {ours: _text(path, theirs, fields[theirs]) for ours, theirs in KEYS.items() if fields.get(theirs)}
     return {ours: os.path.expanduser(value) if ours in _PATHS else value for ours, value in given.items()}
+
+
+def _text(path: Path, name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise Failure(f"the NATS context {path} cannot be read: its field {name!r} is no text", USAGE)
+    return value

@@ -61,7 +61,19 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     ),
     "worker": ("dramatiq_internals", "fatal", "redelivery", "keeping", "handling", "consumer", "consumers"),
     "backends": ("bucket", "windows"),
-    "admin": ("nats_cli", "plan", "queues", "messages", "dead", "delays", "events", "roles", "doctor"),
+    "admin": (
+        "nats_cli",
+        "plan",
+        "outside",
+        "queues",
+        "messages",
+        "dead",
+        "delays",
+        "events",
+        "roles",
+        "doctor",
+        "waiting",
+    ),
     "cli": (
         *(
             "failures",
@@ -72,6 +84,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
             "output",
             "applications",
             "operator",
+            "choosing",
             "command",
             "root",
         ),
