@@ -16,23 +16,24 @@ PATIENCE = 1.0
 
 @contextmanager
 def announced(
-    broker: JetStreamBroker, say: Callable[[str], object], patience: float = PATIENCE
+    broker: JetStreamBroker, say: Callable[[str], object], patience: float | None = None
 ) -> Iterator[Callable[[], None]]:
     """Have it said, while a with block lasts, what is being waited for if the server does not answer at once.
 
     Parameters:
       broker(JetStreamBroker): The broker, whose first connection is meant.
       say(Callable): Called once at most, on a thread of its own, with a sentence.
-      patience(float): After how many seconds.
+      patience(float): After how many seconds.  Defaults to one.
 
     Returns:
       Callable: Ends the watch before the block does.
     """
     over = threading.Event()
+    seconds = PATIENCE if patience is None else patience
 
     def watch() -> None:
-        if not over.wait(patience) and broker.connection.current() is None:
-            say(_sentence(broker, patience))
+        if not over.wait(seconds) and broker.connection.current() is None:
+            say(_sentence(broker, seconds))
 
     thread = threading.Thread(target=watch, name="dramatiq-jetstream-announcement", daemon=True)
     thread.start()

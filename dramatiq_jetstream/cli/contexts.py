@@ -49,10 +49,18 @@ def read_context(name: str) -> dict[str, str]:
     if not isinstance(fields, dict):
         raise Failure(f"the NATS context {path} cannot be read: it is no JSON object", USAGE)
     given = {ours: _text(path, theirs, fields[theirs]) for ours, theirs in KEYS.items() if fields.get(theirs)}
-    return {ours: os.path.expanduser(value) if ours in _PATHS else value for ours, value in given.items()}
+    return {ours: _file(path, ours, value) if ours in _PATHS else value for ours, value in given.items()}
 
 
 def _text(path: Path, name: str, value: object) -> str:
     if not isinstance(value, str):
         raise Failure(f"the NATS context {path} cannot be read: its field {name!r} is no text", USAGE)
     return value
+
+
+def _file(path: Path, ours: str, value: str) -> str:
+    found = os.path.expanduser(value)
+    # A path with a NUL is none either.
+    if not os.path.isfile(found):
+        raise Failure(f"the NATS context {path}: its field {KEYS[ours]!r} names {found!r}, which is no file", USAGE)
+    return found

@@ -70,7 +70,8 @@ def show(operator: Operator, words: tuple[str, ...], queue: str | None) -> int:
         print_whole(operator, view)
     if not any_found:
         operator.check_namespace()
-        operator.tell_unseen()
+        if queue is None:
+            operator.tell_unseen()
         what = f"message {message!r}" if queue is None else f"message {message} in queue {queue!r}"
         raise Failure(f"there is no {what}: it is done, or was never sent", WRONG)
     return 0
