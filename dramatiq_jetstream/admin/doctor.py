@@ -180,10 +180,10 @@ def _queue(view: QueueView) -> Iterator[Finding]:
             view.queue,
             f"{view.exhausted} messages are out of attempts and still in the stream",
             "start a worker of this queue, which makes dead letters of them; in a stream of somebody else, look at "
-            f"them with 'dramatiq-jetstream peek {view.queue}'",
+            f"them with 'dramatiq-jetstream peek --queue {view.queue}'",
         )
     if view.paused:
-        advice = f"if that is over, run 'dramatiq-jetstream resume {view.queue}'"
+        advice = f"if that is over, run 'dramatiq-jetstream resume --queue {view.queue}'"
         yield Finding("note", "paused", view.queue, "the queue is paused", advice)
     elif view.missing:
         advice = "run 'dramatiq-jetstream setup', or start a worker"
