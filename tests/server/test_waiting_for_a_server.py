@@ -48,7 +48,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_says_what_it_waits_for_and_then_what_failed(words: tuple[str, ...]) -> None:
     url = NOWHERE.replace("nats://", f"nats://ann:{SECRET}@")
 
-    result = run(*words, "--url", url, "--timeout", "600ms")
+    result = run(*words, "--url", url, "--timeout", "1s")
 
     assert result.exit_code == 3
     assert re.match(rf"No answer from {NOWHERE} yet; waiting until \d\d:\d\d:\d\d\.\nError: ", result.stderr)
