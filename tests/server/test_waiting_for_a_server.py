@@ -69,7 +69,7 @@ def test_commands_for_no_server_wait_for_none() -> None:
 def test_watch_that_ends_says_nothing(nats_url: str) -> None:
     said: list[str] = []
     broker = JetStreamBroker(nats_url)
-    with admin.announced(broker, said.append):
+    with admin.announced(broker, said.append, patience=60):
         broker.connection.session()
     broker.close()
 
