@@ -12,6 +12,7 @@ from dramatiq_abort.backend import Event, EventBackend
 from .backends import Bucket
 from .broker import JetStreamBroker
 from .errors import CallTimeout
+from .hidden import Hidden, hidden_options
 
 #: Milliseconds for which an event that was handed out is not handed out again: as long as
 #: dramatiq-abort keeps events by default.
@@ -43,7 +44,9 @@ class JetStreamBackend(EventBackend):  # type: ignore[misc]  # dramatiq-abort is
         broker: JetStreamBroker | None = None,
         **options: Any,
     ) -> None:
-        self._bucket = Bucket("aborts", bucket, url, broker, options)
+        server, given = Hidden(url), hidden_options(options)
+        del url, options
+        self._bucket = Bucket("aborts", bucket, server, broker, given)
         #: The revision of each event that was handed out, and when.
         self._handed_out: dict[str, tuple[int, float]] = {}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
+
+from .hidden import SHOWN, Hidden, revealed
 
 DEFAULT_PORT = 4222
 
@@ -16,12 +18,12 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _WHOLE = re.compile(r"(\w+://)?(.*@)?(\[[^]]*\]|[^:@/\[]+)(:\d*)?/?", re.DOTALL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Address:
-    """Where a server listens, and as whom to speak to it.
+    """Where a server listens, and as whom to speak to it; shown without credentials.
 
     Parameters:
-      url(str): The address without credentials.
+      url(str): The address to connect to, without user and password.
       host(str): The host's name.
       port(int): The port, if it is known.
       user(str): The user's name, decoded; a token if there is no password.
@@ -31,16 +33,26 @@ class Address:
     url: str
     host: str
     port: int | None
-    user: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
+    user: str | None = None
+    password: str | None = None
 
     def __str__(self) -> str:
-        return self.url
+        # The query of a WebSocket's address may hold a token.
+        place, mark, _ = self.url.partition("?")
+        return f"{place}?{SHOWN}" if mark else place
+
+    def __repr__(self) -> str:
+        return f"Address({str(self)!r})"
 
     @property
     def scheme(self) -> str:
         """``nats``, ``tls``, ``ws`` or ``wss``."""
         return self.url.partition(":")[0]
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must not be shown."""
+        return [text for text in (self.password or self.user, self.url.partition("?")[2]) if text]
 
     @property
     def credentials(self) -> dict[str, str | None]:
@@ -52,20 +64,23 @@ class Address:
         return {"user": self.user, "password": self.password, "token": None}
 
 
-def parse_addresses(given: str | Sequence[str]) -> list[Address]:
+def parse_addresses(given: str | Sequence[str] | Hidden[str | Sequence[str]]) -> list[Address]:
     """Read addresses.
 
     A password may be percent-encoded, as it must be if it holds a comma; ``/``, ``@`` and ``:`` are
     taken as they are.
 
     Parameters:
-      given(str | Sequence[str]): One address, several with commas between, or a list.
+      given(str | Sequence[str]): One address, several with commas between, or a list; hidden or not.
 
     Raises:
-      ValueError: If one is not the address of a server.  The text shows no credentials.
+      ValueError: If one is not the address of a server.  Neither its text nor its frames show credentials.
     """
-    texts = _split(given) if isinstance(given, str) else given
-    return [_parse(text.strip()) for text in texts if text.strip()]
+    found = _read(revealed(given))
+    del given
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
 
 
 def credentials_for(addresses: Iterable[Address], host: str | None, port: int | None) -> dict[str, str | None]:
@@ -73,6 +88,15 @@ def credentials_for(addresses: Iterable[Address], host: str | None, port: int | 
     known = [address for address in addresses if address.credentials]
     there = [address for address in known if (address.host, address.port) == (host, port)]
     return next((address.credentials for address in [*there, *known]), {})
+
+
+def _read(given: str | Sequence[str]) -> list[Address] | str:
+    """The addresses, or what is wrong with one: the frames of an exception would show it to reporters of errors."""
+    texts = _split(given) if isinstance(given, str) else given
+    try:
+        return [_parse(text.strip()) for text in texts if text.strip()]
+    except ValueError as error:
+        return str(error)
 
 
 def _split(text: str) -> list[str]:

@@ -14,6 +14,8 @@ from dramatiq.middleware.retries import DEFAULT_MIN_BACKOFF
 from .assembly import Assembly
 from .client import RESERVED_OPTIONS, Subscription
 from .deliveries import JetStreamMessage, after_actor_hooks, run_after_actor_hooks
+from .hidden import Hidden, hidden_options
+from .logs import guard
 from .options import check_actor, check_middleware, milliseconds
 from .sending import AtomicBatch, Batch, DelayedMessage, PipelinedBatch, Queue, Sender, scheduled
 from .settings import DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_ACTOR_GRACE, BrokerSettings, Declare, WorkQueue
@@ -80,12 +82,16 @@ class JetStreamBroker(Broker):
         unknown_actor_grace: int = DEFAULT_UNKNOWN_ACTOR_GRACE,
         **connect_options: Any,
     ) -> None:
+        # Reporters of errors show the variables of frames.
+        server, options = Hidden(url), hidden_options(connect_options)
+        del url, connect_options
         super().__init__(middleware=middleware)
-        reserved = sorted(RESERVED_OPTIONS & connect_options.keys())
+        guard(self.logger)
+        reserved = sorted(RESERVED_OPTIONS & options.reveal().keys())
         if reserved:
             raise ValueError(f"the broker sets these connect options itself: {', '.join(reserved)}")
         self.settings = BrokerSettings(
-            url=url,
+            url=server,
             namespace=namespace,
             queues=dict(queues or {}),
             declare=declare,
@@ -94,7 +100,7 @@ class JetStreamBroker(Broker):
             timeout=timeout,
             dead_message_ttl=dead_message_ttl,
             unknown_actor_grace=unknown_actor_grace,
-            connect_options=connect_options,
+            connect_options=options,
         )
         self.queues: set[str] = set()
         self.actor_options.add("dead_message_ttl")

@@ -22,8 +22,13 @@ CAUSE = "repeated_cause"
 def get_logger(module: str, name: object = None) -> logging.Logger:
     """As dramatiq's function of that name; what is logged is escaped, and counted where a cause is given."""
     logger: logging.Logger = get_dramatiq_logger(module, name)
-    logger.addFilter(_FILTER)
+    guard(logger)
     return logger
+
+
+def guard(logger: logging.Logger) -> None:
+    """Have a logger's lines escaped, as those of ours are: dramatiq's also hold what messages do."""
+    logger.addFilter(_FILTER)
 
 
 def repeated(*cause: Hashable) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from .backends import Bucket, WindowCounts
 from .broker import JetStreamBroker
 from .deliveries import after_actor_hooks
 from .errors import CallTimeout
+from .hidden import Hidden, hidden_options
 from .streams import Change
 
 #: How many members of a group a barrier remembers in its own value; of the others there are keys.
@@ -53,7 +54,9 @@ class JetStreamBackend(RateLimiterBackend):
         broker: JetStreamBroker | None = None,
         **options: Any,
     ) -> None:
-        self._bucket = Bucket("rate-limits", bucket, url, broker, options)
+        server, given = Hidden(url), hidden_options(options)
+        del url, options
+        self._bucket = Bucket("rate-limits", bucket, server, broker, given)
         self._values = self._bucket.values
 
     def add(self, key: str, value: int, ttl: int) -> bool:

@@ -14,6 +14,7 @@ from dramatiq.results.result import wrap_exception
 from .backends import Bucket
 from .broker import JetStreamBroker
 from .errors import CallTimeout, EnqueueRejected
+from .hidden import Hidden, hidden_options
 
 
 class JetStreamBackend(ResultBackend):
@@ -52,7 +53,9 @@ class JetStreamBackend(ResultBackend):
     ) -> None:
         super().__init__(namespace=namespace, encoder=encoder)
         self.use_namespace_prefix_keys = use_namespace_prefix_keys
-        self._bucket = Bucket("results", bucket, url, broker, options)
+        server, given = Hidden(url), hidden_options(options)
+        del url, options
+        self._bucket = Bucket("results", bucket, server, broker, given)
 
     def get_result(self, message: Message[Any], *, block: bool = False, timeout: int | None = None) -> Any:
         """Get a result from the backend.

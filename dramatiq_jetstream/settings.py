@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from .addresses import Address, parse_addresses
+from .hidden import Hidden, hidden_options, revealed, texts_in
 from .names import covers
 from .options import LONGEST
 
@@ -38,6 +39,9 @@ DEAD_MESSAGE_TTL_VARIABLE = "dramatiq_dead_message_ttl"
 DEFAULT_UNKNOWN_ACTOR_GRACE = 300_000
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
+
+#: The connect options whose texts are secrets; files are named by others.
+SECRET_OPTIONS = frozenset({"password", "token", "nkeys_seed_str", "ws_connection_headers"})
 
 #: The largest values that the server accepts; None if there is no limit here.
 _MOST = {
@@ -183,9 +187,12 @@ class WorkQueue:
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerSettings:
-    """The settings of a broker, checked once.  See :class:`JetStreamBroker` for each parameter."""
+    """The settings of a broker, checked once.  See :class:`JetStreamBroker` for each parameter.
 
-    url: str | Sequence[str] | None = None
+    Addresses with credentials and all connect options are kept hidden.
+    """
+
+    url: Any = None
     namespace: str = "dramatiq"
     queues: Mapping[str, WorkQueue] = field(default_factory=dict)
     declare: Declare = "auto"
@@ -194,15 +201,15 @@ class BrokerSettings:
     timeout: int = DEFAULT_TIMEOUT
     dead_message_ttl: int | None = None
     unknown_actor_grace: int = DEFAULT_UNKNOWN_ACTOR_GRACE
-    connect_options: Mapping[str, Any] = field(default_factory=dict)
+    connect_options: Mapping[str, Any] | Hidden[Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "connect_options", hidden_options(self.connect_options))
         for name in ("declare", "replicas", "timeout", "unknown_actor_grace"):
             _given(name, getattr(self, name))
         _one_of("declare", self.declare, get_args(Declare))
         _text("domain", self.domain)
-        if self.url and not (_is_text_or_texts(self.url) and self.servers()):
-            raise ValueError(f"url {_without_texts(self.url)!r} names no server")
+        self._check_url()
         for queue_name, queue in self.queues.items():
             if not isinstance(queue, WorkQueue):
                 raise ValueError(f"queues[{queue_name!r}] must be a WorkQueue, not {queue!r:.80}")
@@ -211,22 +218,29 @@ class BrokerSettings:
         _at_least("dead_message_ttl", self.dead_message_ttl, 0)
         _at_least("unknown_actor_grace", self.unknown_actor_grace, 0)
 
+    def _check_url(self) -> None:
+        """Hide the address if it holds credentials, and until that is known.  Raises ValueError."""
+        given = Hidden(revealed(self.url)) if self.url else None
+        object.__setattr__(self, "url", given)
+        if given is None:
+            return
+        if not (_is_text_or_texts(given.reveal()) and self.servers()):
+            raise ValueError(f"url {_without_texts(given.reveal())!r} names no server")
+        secret = any(address.secrets for address in self.addresses())
+        object.__setattr__(self, "url", Hidden(given.reveal(), repr(self.servers())) if secret else given.reveal())
+
     @classmethod
-    def of(cls, url: str | Sequence[str] | None, options: Mapping[str, Any]) -> BrokerSettings:
+    def of(cls, url: Hidden[Any], options: Hidden[Mapping[str, Any]]) -> BrokerSettings:
         """Settings of a connection; options that are not the broker's are passed to ``nats.connect``."""
-        ours = {name: options[name] for name in ("declare", "replicas", "domain", "timeout") if name in options}
-        rest = {name: value for name, value in options.items() if name not in ours}
+        given = options.reveal()
+        ours = {name: given[name] for name in ("declare", "replicas", "domain", "timeout") if name in given}
+        rest = hidden_options({name: value for name, value in given.items() if name not in ours})
+        del given
         return cls(url=url, connect_options=rest, **ours)
 
     def queue(self, queue_name: str) -> WorkQueue:
         """The settings of a queue, or the defaults if none are given for it."""
         return self.queues.get(queue_name) or WorkQueue()
-
-    def __repr__(self) -> str:
-        shown = {one.name: repr(getattr(self, one.name)) for one in fields(self)}
-        shown["url"] = repr([str(address) for address in parse_addresses(self.url)] if self.url else None)
-        shown["connect_options"] = f"{{{', '.join(f'{name!r}: …' for name in self.connect_options)}}}"
-        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in shown.items())})"
 
     def addresses(self) -> list[Address]:
         """The servers; ``NATS_URL`` is read now, not at import.
@@ -235,6 +249,15 @@ class BrokerSettings:
           ValueError: If one of the addresses is invalid.
         """
         return parse_addresses(self.url or os.environ.get("NATS_URL") or DEFAULT_URL)
+
+    def options(self) -> Mapping[str, Any]:
+        """What is passed to ``nats.connect``, credentials included."""
+        return revealed(self.connect_options)
+
+    def secrets(self) -> list[str]:
+        """The texts in addresses and connect options that must not be shown.  Raises ValueError."""
+        given = [value for name, value in self.options().items() if name in SECRET_OPTIONS]
+        return [*texts_in(given), *(secret for address in self.addresses() for secret in address.secrets)]
 
     def servers(self) -> list[str]:
         """The servers' addresses, without credentials."""

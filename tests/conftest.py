@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,14 @@ from tests.support.waiting import eventually
 
 #: Milliseconds in which what tests have ended must be gone.
 ENDING = 60_000
+
+#: Pillow 13, which the image service needs, does not exist for Python 3.10.
+collect_ignore: list[str] = []
+if sys.version_info < (3, 11):
+    collect_ignore += [f"unit/test_image{name}.py" for name in ("s", "_advisories", "_paths", "_progress")]
+    collect_ignore += [
+        f"server/test_bw_tasks{name}.py" for name in ("", "_cli", "_processes", "_screens", "_without_pillow")
+    ]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ..broker import JetStreamBroker
 from ..client import RESERVED_OPTIONS, Connection
+from ..hidden import Hidden
 from ..names import Names
 from ..settings import BrokerSettings
 from ..streams import KeyValue
@@ -22,9 +23,9 @@ class Bucket:
     Parameters:
       purpose(str): What it is for.  Its name begins with the broker's namespace, or else "dramatiq".
       bucket(str): Another name.
-      url(str | Sequence[str]): The servers, as for the broker.
+      url(Hidden): The servers, as for the broker.
       broker(JetStreamBroker): The broker whose connection and settings to share.
-      options(dict): Further settings of a connection of one's own, as for the broker.
+      options(Hidden): Further settings of a connection of one's own, as for the broker.
 
     Raises:
       ValueError: If there are settings for a connection besides a broker, or unfit ones, or the name is none
@@ -35,13 +36,13 @@ class Bucket:
         self,
         purpose: str,
         bucket: str | None,
-        url: str | Sequence[str] | None,
+        url: Hidden[Any],
         broker: JetStreamBroker | None,
-        options: dict[str, Any],
+        options: Hidden[Mapping[str, Any]],
     ) -> None:
         if broker is not None and (url or options):
             raise ValueError("give the backend a broker, whose connection it shares, or settings of its own, not both")
-        reserved = sorted(RESERVED_OPTIONS & options.keys())
+        reserved = sorted(RESERVED_OPTIONS & options.reveal().keys())
         if reserved:
             raise ValueError(f"the backend sets these connect options itself: {', '.join(reserved)}")
         if bucket is not None and not _NAME.fullmatch(bucket):

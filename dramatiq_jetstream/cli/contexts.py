@@ -39,28 +39,38 @@ def read_context(name: str) -> dict[str, str]:
       Failure: If there is none of that name, or it cannot be read.
     """
     path = folder() / f"{name}.json"
+    fields = _read(path)
+    if fields is None:
+        known = ", ".join(sorted(found.stem for found in folder().glob("*.json"))) or "none"
+        raise Failure(f"there is no NATS context {name!r} in {folder()}; there is: {known}", USAGE)
+    problem = fields if isinstance(fields, str) else _problem(fields)
+    if problem is not None:
+        # What the file holds is not among the variables of the frames, nor in an exception before this one.
+        del fields
+        raise Failure(f"the NATS context {path} cannot be read: {problem}", USAGE)
+    assert isinstance(fields, dict)
+    given = {ours: str(fields[theirs]) for ours, theirs in KEYS.items() if fields.get(theirs)}
+    return {ours: os.path.expanduser(value) if ours in _PATHS else value for ours, value in given.items()}
+
+
+def _problem(fields: dict[str, Any]) -> str | None:
+    """What is wrong with one of a context's fields, without its value: somebody may have put a seed there."""
+    for ours, theirs in KEYS.items():
+        value = fields.get(theirs)
+        if value and not isinstance(value, str):
+            return f"its field {theirs!r} is no text"
+        # A path with a NUL is none either.
+        if value and ours in _PATHS and not os.path.isfile(os.path.expanduser(value)):
+            return f"its field {theirs!r} names no file"
+    return None
+
+
+def _read(path: Path) -> dict[str, Any] | str | None:
+    """A context's fields, or why they cannot be read; None if there is no such file."""
     try:
         fields: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(sorted(found.stem for found in folder().glob("*.json"))) or "none"
-        raise Failure(f"there is no NATS context {name!r} in {folder()}; there is: {known}", USAGE) from None
+        return None
     except (OSError, ValueError, RecursionError) as error:
-        raise Failure(f"the NATS context {path} cannot be read: {error}", USAGE) from error
-    if not isinstance(fields, dict):
-        raise Failure(f"the NATS context {path} cannot be read: it is no JSON object", USAGE)
-    given = {ours: _text(path, theirs, fields[theirs]) for ours, theirs in KEYS.items() if fields.get(theirs)}
-    return {ours: _file(path, ours, value) if ours in _PATHS else value for ours, value in given.items()}
-
-
-def _text(path: Path, name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise Failure(f"the NATS context {path} cannot be read: its field {name!r} is no text", USAGE)
-    return value
-
-
-def _file(path: Path, ours: str, value: str) -> str:
-    found = os.path.expanduser(value)
-    # A path with a NUL is none either.
-    if not os.path.isfile(found):
-        raise Failure(f"the NATS context {path}: its field {KEYS[ours]!r} names {found!r}, which is no file", USAGE)
-    return found
+        return str(error)
+    return fields if isinstance(fields, dict) else "it is no JSON object"

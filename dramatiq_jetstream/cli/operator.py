@@ -105,7 +105,7 @@ class Operator:
         here = CHOSEN_BY_APPLICATION - self.typed
         given = resolve({name: value for name, value in self.values.items() if name not in here})
         changed: dict[str, Any] = {name: given[name] for name in ("url", "domain", "timeout") if name in given}
-        options = {**broker.settings.connect_options, **connect_options(given)}
+        options = {**broker.settings.options(), **connect_options(given)}
         try:
             broker.settings = replace(broker.settings, connect_options=options, **changed)
         except ValueError as error:

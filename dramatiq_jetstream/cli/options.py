@@ -8,11 +8,23 @@ from typing import Any
 
 import click
 
+from ..hidden import redacted
 from .contexts import read_context
 from .failures import USAGE, Failure
 from .values import DURATION
 
-_FILE = click.Path(exists=True, dir_okay=False)
+
+class _File(click.Path):
+    """A file that exists; a secret that was given in place of its file is not shown."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            raise click.BadParameter(redacted(error.message), ctx, param) from None
+
+
+_FILE = _File(exists=True, dir_okay=False)
 
 SHARED: tuple[click.Option, ...] = (
     click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object a line, for machines."),

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import nats.errors
 
-from ..errors import CallTimeout, ConnectionClosed, MessageTooLarge, UnexpectedAnswer
+from ..errors import CallTimeout, ConnectionClosed, MessageTooLarge, UnexpectedAnswer, described
+from ..hidden import redacted
+
+#: Words in the text of an error that says that we are not let in.
+_REFUSALS = ("authorization", "authentication", "credentials", "nkey", "jwt")
 
 
 class NoResponders(CallTimeout):
     """Raised when the subject of a request has no responder."""
+
+
+class TlsMissing(nats.errors.Error):
+    """Raised before credentials are sent to a server that does not speak TLS though it should."""
+
+
+class Refused(nats.errors.Error):
+    """Stands for a refusal whose own error shows a secret."""
 
 
 @contextmanager
@@ -46,3 +59,39 @@ def readable(what: str) -> Iterator[None]:
         raise UnexpectedAnswer(
             f"{what}: the server's answer cannot be read: {type(error).__name__}: {error}"
         ) from error
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether connecting again would fail in the same way."""
+    text = str(error).lower()
+    return isinstance(error, (TlsMissing, Refused, ssl.SSLError, FileNotFoundError, ImportError)) or any(
+        word in text for word in _REFUSALS
+    )
+
+
+def showable(error: Exception, secrets: Iterable[str]) -> Exception:
+    """An error without frames, whose variables hold credentials; one that shows a secret is replaced.
+
+    Parameters:
+      error(Exception): The error of an attempt to connect.
+      secrets(Iterable[str]): What it must not show.
+    """
+    chain = list(_chain(error))
+    shown = "\n".join(f"{one}\n{one!r}\n{vars(one)}" for one in chain)
+    if redacted(shown, secrets) != shown:
+        return (Refused if is_refusal(error) else nats.errors.Error)(redacted(described(error), secrets))
+    for one in chain:
+        one.__traceback__ = None
+    return error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and all that led to it."""
+    seen: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is not None and not any(one is known for known in seen):
+            seen.append(one)
+            left += [one.__cause__, one.__context__]
+            yield one

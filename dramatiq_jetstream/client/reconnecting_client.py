@@ -12,12 +12,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from nats.errors import Error as NatsError
-
 from ..addresses import Address, credentials_for
 from ..errors import AuthenticationFailed, ConnectionFailed, ServerUnreachable, UnsupportedServer
 from ..logs import get_logger
 from ..settings import BrokerSettings
+from .border import TlsMissing, is_refusal, showable
 from .nats_internals import NatsClient
 from .supervision import Supervisor
 
@@ -38,14 +37,9 @@ MAX_DENIALS = 1_000
 LOOK_INTERVAL = 1.0
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
-_REFUSED = ("authorization", "authentication", "credentials", "nkey", "jwt")
 
 #: Connect options with credentials; they take precedence over those in an address.
 _CREDENTIALS = ("token", "user_credentials", "nkeys_seed", "nkeys_seed_str", "signature_cb")
-
-
-class TlsMissing(NatsError):
-    """Raised before credentials are sent to a server that does not speak TLS though it should."""
 
 
 class ReconnectingClient:
@@ -75,7 +69,7 @@ class ReconnectingClient:
         #: Why the given addresses are invalid.
         self._unreadable = ""
         self._addresses = self._parse_addresses()
-        self._tls = bool(settings.connect_options.get("tls")) or bool(self._schemes & {"tls", "wss"})
+        self._tls = bool(settings.options().get("tls")) or bool(self._schemes & {"tls", "wss"})
         #: The current client; it is replaced after the server closed it permanently.
         self.client = self._new_client()
         #: During the first connect: the error that makes further attempts useless.
@@ -110,6 +104,8 @@ class ReconnectingClient:
             timeout = self._settings.timeout / 1000
             await asyncio.wait({opening, refusal}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             failure = _failure(opening) if opening.done() else None
+            if failure is not None:
+                failure = self._showable(failure)
             if refusal.done() or failure is not None or not opening.done():
                 self._last_error = refusal.result() if refusal.done() else failure or self._last_error
                 raise self._connect_error() from self._last_error
@@ -164,7 +160,7 @@ class ReconnectingClient:
     def _before_connect(self, host: str | None, port: int | None, encrypted: bool) -> dict[str, Any]:
         if self._tls and not encrypted:
             raise TlsMissing(f"the server at {host}:{port} does not speak TLS; it was sent no credentials")
-        given = self._settings.connect_options
+        given = self._settings.options()
         if any(given.get(name) is not None for name in _CREDENTIALS):
             return {}
         if given.get("user") is not None and given.get("password") is not None:
@@ -180,8 +176,8 @@ class ReconnectingClient:
             "ping_interval": PING_INTERVAL,
             "max_outstanding_pings": 2,
             **({"tls": ssl.create_default_context()} if self._tls else {}),
-            **{name: value for name, value in self._settings.connect_options.items() if value or name != "tls"},
-            "servers": [str(address) for address in self._addresses],
+            **{name: value for name, value in self._settings.options().items() if value or name != "tls"},
+            "servers": [address.url for address in self._addresses],
             "error_cb": self._on_error,
             "disconnected_cb": self._on_disconnected,
             "reconnected_cb": self._on_reconnected,
@@ -189,10 +185,8 @@ class ReconnectingClient:
         }
 
     def _connect_error(self) -> Exception:
-        if self._last_error is not None:
-            _forget_frames(self._last_error)
-            if _is_refusal(self._last_error):
-                return self._refused(self._last_error)
+        if self._last_error is not None and is_refusal(self._last_error):
+            return self._refused(self._last_error)
         reason = self._last_error or f"no answer within {self._settings.timeout} ms"
         return ServerUnreachable(
             f"no NATS server answers at {self.address}: {reason}; is it running, and is this the right address? It is "
@@ -224,16 +218,20 @@ class ReconnectingClient:
         await client.abandon()
         await self.client.abandon()
 
-    async def _on_error(self, error: Exception) -> None:
-        denied = _DENIED.search(str(error))
+    def _showable(self, error: Exception) -> Exception:
+        return showable(error, self._settings.secrets() if self._addresses else ())
+
+    async def _on_error(self, given: Exception) -> None:
+        denied = _DENIED.search(str(given))
         if denied:
-            self._report_denial(denied[1], denied[2], error)
-            self._on_denied(denied[1], denied[2], error)
+            self._report_denial(denied[1], denied[2], given)
+            self._on_denied(denied[1], denied[2], given)
             return
+        error = self._showable(given)
         if not self.client.is_reconnecting and str(error) != str(self._last_error):
             self.logger.warning("NATS at %s: %s", self.address, str(error) or type(error).__name__)
         self._last_error = error
-        if self._refusal is not None and not self._refusal.done() and _is_refusal(error):
+        if self._refusal is not None and not self._refusal.done() and is_refusal(error):
             self._refusal.set_result(error)
 
     def _report_denial(self, verb: str, subject: str, error: Exception) -> None:
@@ -277,17 +275,3 @@ def _failure(opening: asyncio.Future[None]) -> Exception | None:
     if error is not None and not isinstance(error, Exception):
         raise error
     return error
-
-
-def _forget_frames(error: BaseException | None) -> None:
-    """Take the frames from an error, whose variables hold credentials that a reporter of errors would show."""
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
-
-
-def _is_refusal(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (TlsMissing, ssl.SSLError, FileNotFoundError, ImportError)) or any(
-        word in text for word in _REFUSED
-    )

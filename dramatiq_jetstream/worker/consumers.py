@@ -14,7 +14,7 @@ from ..deliveries import AttemptRecords, Delivery, JetStreamMessage, Prefetch, P
 from ..sending import Queue
 from ..streams import Limits, Route
 from .consumer import JetStreamConsumer
-from .dramatiq_internals import has_chosen_prefetch, take_waiting
+from .dramatiq_internals import guard_loggers, has_chosen_prefetch, take_waiting
 from .fatal import end_process
 from .handling import QueueHandling
 
@@ -67,6 +67,7 @@ class Consumers:
         async def prepare(session: Session, _: Route) -> Limits:
             return await self._prepare(session, queue)
 
+        guard_loggers(queue.name)
         session = self._connection.session()
         if self.threads is not None:
             session.on_fatal = end_process

@@ -7,6 +7,7 @@ What is used, and why a public way does not do:
   thread first.
 - the items of ``Worker.work_queue``: what was not started goes back when the worker shuts down.
 - ``MessageProxy._exception``: its dead letter contains why a message failed.
+- the names of the loggers of ``dramatiq.worker``: their lines hold names, arguments and exceptions from outside.
 - ``dramatiq.worker.QUEUE_PREFETCH``: whether a user chose the prefetch.
 
 ``tests/unit/test_private_parts.py`` asserts each name and signature.
@@ -14,6 +15,7 @@ What is used, and why a public way does not do:
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +23,8 @@ from typing import Any
 import dramatiq.worker
 from dramatiq import Consumer, MessageProxy, Worker
 from dramatiq.common import iter_queue
+
+from ..logs import guard
 
 try:
     from dramatiq.worker import ConsumerThread
@@ -30,6 +34,12 @@ except ImportError:
 
 #: Seconds to wait for the lock of the worker's queue.
 LOCK_TIMEOUT = 0.1
+
+
+def guard_loggers(queue_name: str) -> None:
+    """Have the lines of the worker's threads escaped."""
+    for name in ("WorkerThread", f"ConsumerThread({queue_name})"):
+        guard(logging.getLogger(f"{dramatiq.worker.__name__}.{name}"))
 
 
 def current_consumer_thread() -> ConsumerThread | None:

@@ -85,10 +85,10 @@ CONTEXTS = {
     "a URL that is a list": (b'{"url": ["nats://x"]}', "its field 'url' is no text"),
     "a password that is an object": (b'{"password": {"x": 1}}', "its field 'password' is no text"),
     "a URL that is none": (b'{"url": "http://127.0.0.1"}', "http"),
-    "an authority that is missing": (b'{"ca": "/no/such/file"}', "which is no file"),
-    "an authority that is no path": (b'{"ca": "a\\u0000b"}', "which is no file"),
-    "credentials that are missing": (b'{"creds": "/no/such/file"}', "'/no/such/file', which is no file"),
-    "a seed that is missing": (b'{"nkey": "/no/such/file"}', "'/no/such/file', which is no file"),
+    "an authority that is missing": (b'{"ca": "/no/such/file"}', "names no file"),
+    "an authority that is no path": (b'{"ca": "a\\u0000b"}', "names no file"),
+    "credentials that are missing": (b'{"creds": "/no/such/file"}', "its field 'creds' names no file"),
+    "a seed that is missing": (b'{"nkey": "/no/such/file"}', "its field 'nkey' names no file"),
 }
 
 

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from PIL import Image
-
 from tests.support.processes import descendants, kill, kill_group
 from tests.support.waiting import eventually
 
@@ -57,6 +55,8 @@ def request_body(image_id: str, image: Path | str, advisory: str | None = None) 
 
 def save_picture(path: Path) -> Path:
     """Save a small colour picture in the format of the path's extension."""
+    from PIL import Image
+
     red, green = Image.radial_gradient("L"), Image.linear_gradient("L")
     Image.merge("RGB", (red, green, green.rotate(90))).save(path)
     return path
@@ -64,6 +64,8 @@ def save_picture(path: Path) -> Path:
 
 def is_black_and_white(path: Path) -> bool:
     """Whether a picture that was saved without loss has no other colours."""
+    from PIL import Image
+
     with Image.open(path) as picture:
         return {grey for grey, count in enumerate(picture.convert("L").histogram()) if count} == {0, 255}
 

@@ -15,7 +15,8 @@ PACKAGE = "dramatiq_jetstream"
 #: Folders and single modules, from the bottom to the top. What stands in one row may not import what stands
 #: beside it; a module may import what is below its row, and what is in its own folder.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("errors", "logs", "names", "options", "addresses"),
+    ("errors", "logs", "names", "options", "hidden"),
+    ("addresses",),
     ("settings", "wire"),
     ("client", "embedded"),
     ("streams",),
