@@ -22,7 +22,7 @@ ENDING = 60_000
 #: Pillow 13, which the image service needs, does not exist for Python 3.10.
 collect_ignore: list[str] = []
 if sys.version_info < (3, 11):
-    collect_ignore += [f"unit/test_image{name}.py" for name in ("s", "_paths", "_progress")]
+    collect_ignore += [f"unit/test_image{name}.py" for name in ("s", "_advisories", "_paths", "_progress")]
     collect_ignore += [
         f"server/test_bw_tasks{name}.py" for name in ("", "_cli", "_processes", "_screens", "_without_pillow")
     ]

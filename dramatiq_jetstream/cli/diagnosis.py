@@ -67,15 +67,14 @@ def events(operator: Operator, duration: int | None, count: int | None) -> int:
 def doctor(operator: Operator, roles: Sequence[str]) -> int:
     """Look for what is wrong, and say what to do about it; exits with 1 if there is something.
 
-    With an application (--app) what is declared is compared with the server, too.
+    The worst comes first, and what is the same of several things is one line. With an application (--app) what is
+    declared is compared with the server, too.
     """
-    found = []
-    for finding in admin.examine(operator.broker, roles or ["operator"], drift=operator.has_application):
-        found.append(finding)
-        if operator.output.as_json:
-            operator.output.record(fields_of(finding))
+    found = admin.grouped(admin.examine(operator.broker, roles or ["operator"], drift=operator.has_application))
     if not operator.output.as_json:
         _print_findings(operator, found)
+    for finding in found if operator.output.as_json else ():
+        operator.output.record(fields_of(finding))
     return WRONG if any(finding.wrong for finding in found) else 0
 
 

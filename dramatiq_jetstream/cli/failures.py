@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -22,6 +23,9 @@ USAGE = 2
 
 #: The server cannot be reached, or does not let us in.
 UNREACHABLE = 3
+
+#: How many names a sentence lists.
+LISTED = 20
 
 
 class Failure(click.ClickException):
@@ -55,3 +59,25 @@ def explained() -> Iterator[None]:
         raise Failure(str(error), UNREACHABLE) from error
     except DramatiqError as error:
         raise Failure(str(error) or type(error).__name__) from error
+
+
+def unknown(what: str, name: str, known: Collection[str], more: str = "", exit_code: int = USAGE) -> Failure:
+    """A name that nothing has, with those that there are, and the one that is probably meant.
+
+    Parameters:
+      what(str): Of which kind of thing it is the name.
+      name(str): The name.
+      known(Collection[str]): Those there are.
+      more(str): What else to say.
+      exit_code(int): The status.
+    """
+    return Failure(f"there is no {what} {name!r}; {those_there_are(name, known)}{more}", exit_code)
+
+
+def those_there_are(name: str, known: Collection[str]) -> str:
+    """Say which names there are, and which is probably meant by one that is not among them."""
+    ordered = sorted(known)
+    rest = f" and {len(ordered) - LISTED} more" if len(ordered) > LISTED else ""
+    close = difflib.get_close_matches(name, ordered, 1)
+    meant = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"there is: {', '.join(ordered[:LISTED]) or 'none'}{rest}{meant}"

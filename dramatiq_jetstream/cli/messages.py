@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -13,8 +13,9 @@ from .. import admin
 from ..admin import AttemptsView, DelayedView, StoredView
 from ..dead_letters import DeadLetter
 from ..errors import JetStreamError
+from .choosing import one_queue
 from .command import command
-from .failures import USAGE, WRONG, Failure
+from .failures import USAGE, WRONG, Failure, unknown
 from .operator import Operator
 from .output import age, arguments, body_fields, cut, fields_of, moment, readable, table
 from .root import main
@@ -31,15 +32,15 @@ SCHEDULE = 20
     main,
     "peek",
     examples="""
-  dramatiq-jetstream peek default
-  dramatiq-jetstream peek default --limit 1000 --json
+  dramatiq-jetstream peek --queue default
+  dramatiq-jetstream peek --queue default --limit 1000 --json
 """,
 )
-@click.argument("queue")
+@one_queue
 @click.option("--limit", type=Count(1), default=20, show_default=True, help="How many messages at most.")
 def peek(operator: Operator, queue: str, limit: int) -> int:
-    """Show the oldest messages of QUEUE without consuming them; delayed ones come last."""
-    found = admin.peek(operator.broker, operator.queue(queue), limit)
+    """Show the oldest messages of a queue without consuming them; delayed ones come last."""
+    found = admin.peek(operator.broker, queue, limit)
     if operator.output.as_json:
         for view in found:
             operator.output.record(view_fields(view))
@@ -65,27 +66,25 @@ def peek(operator: Operator, queue: str, limit: int) -> int:
     "show",
     examples="""
   dramatiq-jetstream show 5e91425f-c89d-4c47-b6d2-e95d4cf6b74a
-  dramatiq-jetstream show default 121
+  dramatiq-jetstream show --queue default 121
 """,
 )
-@click.argument("message")
-@click.argument("sequence", type=click.IntRange(1), required=False)
-def show(operator: Operator, message: str, sequence: int | None) -> int:
-    """Show all that is stored of a message, given its id, or its queue and its sequence in the stream."""
-    found: Iterable[StoredView | DeadLetter]
-    if sequence is None:
-        found = admin.find_message(operator.broker, message)
-    else:
-        only = admin.show(operator.broker, operator.queue(message), sequence)
-        found = [] if only is None else [only]
+@click.argument("words", metavar="MESSAGE", nargs=-1)
+@click.option("--queue", metavar="QUEUE", help="Its queue; needed to name it by its sequence.")
+def show(operator: Operator, words: tuple[str, ...], queue: str | None) -> int:
+    """Show all that is stored of MESSAGE, given its id, or with --queue its sequence in the queue's stream."""
+    queue, message = _named(operator, words, queue)
     count = 0
-    for view in found:
+    for view in _find(operator, queue, message):
         if count:
             operator.say("")
         print_whole(operator, view)
         count += 1
     if not count:
-        what = f"message {message!r}" if sequence is None else f"message {sequence} in queue {message!r}"
+        operator.check_namespace()
+        if queue is None:
+            operator.tell_unseen()
+        what = f"message {message!r}" if queue is None else f"message {message} in queue {queue!r}"
         raise Failure(f"there is no {what}: it is done, or was never sent", WRONG)
     return 0
 
@@ -113,8 +112,7 @@ def enqueue(
     try:
         found = broker.get_actor(actor)
     except ActorNotFound:
-        known = ", ".join(sorted(broker.get_declared_actors())) or "none"
-        raise Failure(f"there is no actor {actor!r}; there is: {known}", USAGE) from None
+        raise unknown("actor", actor, broker.get_declared_actors()) from None
     call = {"kwargs": arguments} if isinstance(arguments, dict) else {"args": tuple(arguments)}
     try:
         message = found.send_with_options(**call, delay=delay, **dict(options))
@@ -126,6 +124,29 @@ def enqueue(
     when = f", due {moment(message.options['eta'])}" if delay else ""
     operator.say(f"Message {message.message_id} is in queue {message.queue_name!r}{when}.")
     return 0
+
+
+def _named(operator: Operator, words: Sequence[str], queue: str | None) -> tuple[str | None, str]:
+    """The queue, if one is given, and the id or sequence."""
+    if len(words) == 2 and queue is None:
+        queue, words = words[0], words[1:]
+    if len(words) != 1:
+        raise Failure("name one message: by its id, or by --queue and its sequence in the stream", USAGE)
+    return (None if queue is None else operator.queue(queue)), words[0]
+
+
+def _find(operator: Operator, queue: str | None, message: str) -> Iterable[StoredView | DeadLetter]:
+    if queue is None:
+        return admin.find_message(operator.broker, message)
+    if message.isascii() and message.isdecimal():
+        # No sequence has more than twenty digits.
+        only = admin.show(operator.broker, queue, int(message[:21]))
+        return [] if only is None else [only]
+    return (view for view in admin.find_message(operator.broker, message) if _queue_of(view) == queue)
+
+
+def _queue_of(view: StoredView | DeadLetter) -> str:
+    return view.queue_name if isinstance(view, DeadLetter) else view.queue
 
 
 def view_fields(view: StoredView | DeadLetter) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from rich.text import Text
 
 from .. import admin
 from ..admin import QueueView
+from .choosing import one_queue
 from .command import command
+from .failures import those_there_are
 from .listing import Listing
 from .operator import Operator
 from .output import age, confirm, fields_of, moment, table
@@ -53,6 +55,7 @@ def queues(operator: Operator, watch: bool, interval: int) -> int:
     broker = operator.broker
     if not watch:
         _print(operator, admin.sample(broker, interval))
+        operator.tell_unseen()
         return 0
     try:
         _watch(operator, interval)
@@ -65,27 +68,27 @@ def queues(operator: Operator, watch: bool, interval: int) -> int:
     main,
     "pause",
     examples="""
-  dramatiq-jetstream pause default
-  dramatiq-jetstream pause default --for 10m
+  dramatiq-jetstream pause --queue default
+  dramatiq-jetstream pause --queue default --for 10m
 """,
 )
-@click.argument("queue")
+@one_queue
 @click.option("--for", "duration", type=DURATION, help="For how long.  [default: until resume]")
 def pause(operator: Operator, queue: str, duration: int | None) -> int:
-    """Keep all workers from getting messages of QUEUE; what they hold they finish.
+    """Keep all workers from getting messages of a queue; what they hold they finish.
 
     The server holds the messages back, so this survives restarts of workers and servers.
     """
-    admin.pause(operator.broker, operator.queue(queue), duration)
+    admin.pause(operator.broker, queue, duration)
     _print_pause(operator, queue)
     return 0
 
 
-@command(main, "resume", examples="\n  dramatiq-jetstream resume default\n")
-@click.argument("queue")
+@command(main, "resume", examples="\n  dramatiq-jetstream resume --queue default\n")
+@one_queue
 def resume(operator: Operator, queue: str) -> int:
-    """End the pause of QUEUE."""
-    admin.resume(operator.broker, operator.queue(queue))
+    """End the pause of a queue."""
+    admin.resume(operator.broker, queue)
     _print_pause(operator, queue)
     return 0
 
@@ -94,15 +97,15 @@ def resume(operator: Operator, queue: str) -> int:
     main,
     "purge",
     examples="""
-  dramatiq-jetstream purge default
-  dramatiq-jetstream purge default --yes
+  dramatiq-jetstream purge --queue default
+  dramatiq-jetstream purge --queue default --yes
 """,
 )
-@click.argument("queue")
+@one_queue
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def purge(operator: Operator, queue: str, yes: bool) -> int:
-    """Drop all messages of QUEUE for good, delayed ones too; its dead letters stay."""
-    view = admin.view(operator.broker, operator.queue(queue))
+    """Drop all messages of a queue for good, delayed ones too; its dead letters stay."""
+    view = admin.view(operator.broker, queue)
     amount = view.ready + view.running + view.retrying + view.overdue + view.delayed + view.exhausted
     confirm(f"Drop {amount} messages of queue {queue!r}?", yes=yes)
     admin.purge(operator.broker, queue)
@@ -142,7 +145,9 @@ def _print(operator: Operator, views: Sequence[QueueView]) -> None:
     elif views:
         operator.output.show(_table(views))
     else:
-        operator.say(f"There are no queues in the namespace {operator.broker.names.namespace!r}.")
+        name = operator.broker.names.namespace
+        there = those_there_are(name, admin.namespaces(operator.broker))
+        operator.say(f"There are no queues in the namespace {name!r}; of namespaces {there}.")
 
 
 def _table(views: Sequence[QueueView]) -> Listing:

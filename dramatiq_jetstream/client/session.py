@@ -52,6 +52,8 @@ class Session(Requests):
         self.publisher: Publisher
         self._listeners: set[Listener] = set()
         self._subscriptions = Subscriptions(self.connected, self.timeout)
+        #: The subscriptions that the server refused, in lower case.
+        self._denied: set[str] = set()
         #: The prefix of the client's own inboxes.
         self._inboxes = ""
 
@@ -138,12 +140,19 @@ class Session(Requests):
             successor.outbox.send(item)
 
     def listen(self, subject: str, callback: Callable[[str, bytes], object]) -> Subscription:
-        """Call back on the loop for each message on a subject; from any thread but the loop's."""
+        """Call back on the loop for each message on a subject; from any thread but the loop's.
+
+        Raises:
+          PermissionDenied: If the server does not let this user listen.
+        """
 
         async def subscribe() -> Listening:
             listening = await self.hear(subject, callback)
             # What is sent from now on arrives; while the connection is away, as soon as it is back.
             await self.outbox.has_arrived()
+            if self.is_denied(subject):
+                await self.unsubscribe(listening, drain=False)
+                raise _denial("subscribe", subject)
             return listening
 
         listening = self.thread.run(subscribe)
@@ -183,6 +192,10 @@ class Session(Requests):
     async def overhear(self, subject: str, receiver: Receiver) -> Listening:
         """Listen on any subject, headers included; return what ends it."""
         return await self._subscriptions.add(subject, receiver)
+
+    def is_denied(self, subject: str) -> bool:
+        """Whether the server refused a subscription, as far as it has answered."""
+        return subject.lower() in self._denied
 
     async def ask_for_many(self, subject: str, body: bytes, take: Callable[[bytes, bytes], bool]) -> None:
         """Send a request that several messages answer.
@@ -319,6 +332,7 @@ class Session(Requests):
 
     def _on_back(self) -> None:
         self.denied_inbox = None
+        self._denied.clear()
         self.fail(lambda subject: RequestLost(f"the connection broke before the answer to {subject!r} came"))
         if self._subscriptions.are_current:
             self._resume()
@@ -337,14 +351,17 @@ class Session(Requests):
             listener()
 
     def _on_denied(self, verb: str, subject: str, error: Exception) -> None:
+        if verb == "subscription":
+            self._denied.add(subject)
         if verb == "subscription" and subject.startswith(self._inboxes.lower()):
-            self.denied_inbox = self.denied_inbox or _denial(verb, subject)
+            # The rest of it is another one in each process.
+            self.denied_inbox = self.denied_inbox or _denied_answers(f"{self._inboxes}>")
 
         def error_of(published: str) -> PermissionDenied | None:
             if self.denied_inbox is not None:
                 return self.denied_inbox
             # The server writes the subject in lower case.
-            return _denial(verb, published) if verb == "publish" and published.lower() == subject else None
+            return _denial("publish", published) if verb == "publish" and published.lower() == subject else None
 
         self.publisher.fail(error_of)
         self.fail(error_of)
@@ -354,9 +371,11 @@ class Session(Requests):
 
 
 def _denial(verb: str, subject: str) -> PermissionDenied:
-    if verb == "subscription":
-        return PermissionDenied(
-            f"this user may not subscribe to {subject!r}, where the server's answers arrive: allow it, or give the "
-            "broker the inbox_prefix that the user may subscribe to"
-        )
-    return PermissionDenied(f"this user may not publish to {subject!r}: allow it in the server's permissions")
+    return PermissionDenied(f"this user may not {verb} to {subject!r}: allow it in the server's permissions")
+
+
+def _denied_answers(subject: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"this user may not subscribe to {subject!r}, where the server's answers arrive: allow it, or give the "
+        "broker the inbox_prefix that the user may subscribe to"
+    )

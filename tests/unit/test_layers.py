@@ -62,7 +62,10 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     ),
     "worker": ("dramatiq_internals", "fatal", "redelivery", "keeping", "handling", "consumer", "consumers"),
     "backends": ("bucket", "windows"),
-    "admin": ("nats_cli", "plan", "queues", "messages", "attempts", "dead", "delays", "events", "roles", "doctor"),
+    "admin": (
+        *("nats_cli", "plan", "outside", "queues", "messages", "attempts", "dead", "delays", "events", "roles"),
+        *("finding", "grouping", "doctor", "waiting"),
+    ),
     "cli": (
         *(
             "terminal",
@@ -74,6 +77,7 @@ FOLDERS: dict[str, tuple[str, ...]] = {
             "output",
             "applications",
             "operator",
+            "choosing",
             "command",
             "root",
         ),
