@@ -9,31 +9,18 @@ import signal
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple
 
 from dramatiq_jetstream import NatsServer
 from dramatiq_jetstream.errors import BrokerConnectionError
-from tests.support.faults import ACK_WAIT, Application, Note, Workers, notes_of
+from tests.support.account import Account, Fault, runs_of, suicides
+from tests.support.faults import Application, Workers, notes_of
 from tests.support.waiting import eventually
 
 #: Milliseconds until everything must be done once the faults have ended.
 DRAIN_TIMEOUT = 240_000
-
-#: Seconds before its end during which a killed server may forget an acknowledgement: it writes
-#: consumers' state about ten times a second, more rarely when busy.
-FORGETFUL = 2.0
-
-#: Seconds from the end of an actor to the moment when its acknowledgement is surely on its way.
-MOMENT = 2.0
-
-#: Seconds after which a worker is surely connected to a server that came back.
-RECONNECT = 2.0
-
-#: Seconds after which a worker that was frozen has surely begun all that it held meanwhile.
-BACKLOG = 2.0
 
 #: Kinds of messages: the actor, the steps, and the share of each among all.
 KINDS: dict[str, tuple[str, tuple[str, ...], int]] = {
@@ -48,44 +35,6 @@ KINDS: dict[str, tuple[str, tuple[str, ...], int]] = {
     "delayed": ("run", (), 10),
     "deadly": ("run", ("kill:1",), 1),
 }
-
-
-class Fault(NamedTuple):
-    """Something that was done to a process, from when to when, in seconds of UNIX time.
-
-    Parameters:
-      kind(str): What was done.
-      pids(frozenset): To which worker processes; none means the server.
-      begin(float): When it began.
-      end(float): When it was over.
-    """
-
-    kind: str
-    pids: frozenset[int]
-    begin: float
-    end: float
-
-
-@dataclass
-class Account:
-    """What became of the messages whose sending was confirmed."""
-
-    sent: int = 0
-    unconfirmed: int = 0
-    completed: int = 0
-    dead: Counter[str] = field(default_factory=Counter)
-    lost: list[str] = field(default_factory=list)
-    duplicates: Counter[str] = field(default_factory=Counter)
-    unexplained: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        dead = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dead.items())) or "none"
-        twice = ", ".join(f"{count} {reason}" for reason, count in sorted(self.duplicates.items())) or "none"
-        return (
-            f"{self.sent} sent ({self.unconfirmed} more were not confirmed), {self.completed} completed, dead letters: "
-            f"{dead}; lost: {len(self.lost)} {self.lost[:20]}; completed twice: {twice}; "
-            f"unexplained: {len(self.unexplained)} {self.unexplained[:20]}"
-        )
 
 
 class Chaos:
@@ -105,6 +54,7 @@ class Chaos:
         self.faults: list[Fault] = []
         self.confirmed: dict[str, str] = {}
         self.unconfirmed = 0
+        self.lease = application.settings["queues"]["default"]["ack_wait"] / 1000
         self._places = places
         self._stack = ExitStack()
         self._workers: list[Workers] = []
@@ -155,7 +105,7 @@ class Chaos:
 
     def kill_worker(self) -> None:
         workers = self._any_worker()
-        with self._noted("its worker was killed", workers):
+        with self._noted("its worker was killed", [workers]):
             workers.kill()
 
     def terminate_worker(self) -> None:
@@ -163,10 +113,10 @@ class Chaos:
         workers.signal(signal.SIGTERM)
 
     def freeze_worker(self) -> None:
-        self._freeze(self._any_worker(), self.random.uniform(0.1, 0.5))
+        self._freeze(self._any_worker(), self.lease * self.random.uniform(0.07, 0.33))
 
     def freeze_worker_beyond_its_lease(self) -> None:
-        self._freeze(self._any_worker(), ACK_WAIT / 1000 * self.random.uniform(1.2, 2))
+        self._freeze(self._any_worker(), self.lease * self.random.uniform(1.2, 2))
 
     def kill_server(self) -> None:
         with self._noted("the server was killed", None):
@@ -185,13 +135,13 @@ class Chaos:
             os.kill(self.server.pid, signal.SIGCONT)
 
     def _freeze(self, workers: Workers, seconds: float) -> None:
-        with self._noted("its worker was frozen", workers):
+        with self._noted("its worker was frozen", [workers]):
             os.killpg(workers.process.pid, signal.SIGSTOP)
             self._pause(seconds)
             os.killpg(workers.process.pid, signal.SIGCONT)
 
-    def _noted(self, kind: str, workers: Workers | None) -> _Noting:
-        return _Noting(self.faults, kind, frozenset(workers.pids if workers else ()))
+    def _noted(self, kind: str, workers: Sequence[Workers] | None) -> _Noting:
+        return _Noting(self.faults, kind, workers)
 
     def _any_worker(self) -> Workers:
         return self.random.choice(self._workers)
@@ -201,8 +151,12 @@ class Chaos:
         for workers in [each for each in self._workers if not each.is_running]:
             self._workers.remove(workers)
         while len(self._workers) < self._places:
-            workers = self.application.workers(threads=4, FAULTS_SWEEP="2")
-            self._workers.append(self._stack.enter_context(workers))
+            self._hire()
+
+    def _hire(self) -> Workers:
+        workers = self._stack.enter_context(self.application.workers(threads=4, FAULTS_SWEEP="2"))
+        self._workers.append(workers)
+        return workers
 
     def _pause(self, seconds: float) -> None:
         threading.Event().wait(seconds)
@@ -228,85 +182,44 @@ class Chaos:
         notes = defaultdict(list)
         for note in notes_of(self.application.folder):
             notes[note.key].append(note)
-        excuses = self.faults + [fault for key in notes for fault in _suicides(key, notes[key])]
+        excuses = self.faults + [fault for key in notes for fault in suicides(key, notes[key])]
         dead = {letter.message_id: letter.reason for letter in self.application.broker.dead_letters.list()}
         account = Account(sent=len(self.confirmed), unconfirmed=self.unconfirmed, dead=Counter(dead.values()))
         for key, message_id in self.confirmed.items():
-            runs = _runs(notes[key])
+            runs = runs_of(notes[key])
             complete = [run for run in runs if run.end < math.inf]
             account.completed += bool(complete)
             if not complete and message_id not in dead:
                 account.lost.append(key)
             if complete and (message_id in dead or complete[0] is not runs[-1]):
                 what = f", then a dead letter ({dead[message_id]})" if message_id in dead else ""
-                _judge(account, excuses, key, complete[0], what)
+                account.judge(excuses, key, complete[0], what)
         return account
 
 
-class _Run(NamedTuple):
-    pid: int
-    start: float
-    end: float
-
-
-def _runs(notes: list[Note]) -> list[_Run]:
-    """The attempts of a message, the complete ones with their end."""
-    starts = [note for note in notes if note.what == "start"]
-    ends = {note.pid: note.at for note in notes if note.what == "end"}
-    last = {note.pid: note.at for note in starts}
-    return [
-        _Run(note.pid, note.at, ends.get(note.pid, math.inf) if last[note.pid] == note.at else math.inf)
-        for note in starts
-    ]
-
-
-def _suicides(key: str, notes: list[Note]) -> list[Fault]:
-    deaths = [run for run in _runs(notes) if key.startswith("deadly") and run.end == math.inf]
-    return [
-        Fault("its worker was killed by another message", frozenset([run.pid]), run.start, run.start + MOMENT)
-        for run in deaths
-    ]
-
-
-def _judge(account: Account, faults: list[Fault], key: str, run: _Run, what: str) -> None:
-    """Count a message that went on after a complete run, under its reason if there is one."""
-    reasons = [fault.kind for fault in faults if _explains(fault, run)]
-    if reasons:
-        account.duplicates[f"{reasons[0]}{what}"] += 1
-    else:
-        near = [fault for fault in faults if fault.begin - 5 < run.end < fault.end + 5]
-        account.unexplained.append(f"{key}: {run}{what}; near it: {near}")
-
-
-def _explains(fault: Fault, run: _Run) -> bool:
-    """Whether a fault kept the acknowledgement of a complete run from being made, or the lease from being renewed.
-
-    A frozen worker's messages go elsewhere when their leases end, and it begins those it had prefetched once it thaws.
-    """
-    if fault.pids and run.pid not in fault.pids:
-        return False
-    if fault.pids and "frozen" in fault.kind:
-        return fault.begin <= run.end + MOMENT and fault.end + BACKLOG >= run.start
-    if fault.pids:
-        return run.end <= fault.end and fault.begin <= run.end + MOMENT
-    return run.start <= fault.end + RECONNECT and fault.begin <= run.end + FORGETFUL
-
-
 class _Noting:
-    """Notes a fault from the start to the end of a with block."""
+    """Notes a fault of some workers, or of the server, from the start to the end of a with block."""
 
-    def __init__(self, faults: list[Fault], kind: str, pids: frozenset[int]) -> None:
+    def __init__(self, faults: list[Fault], kind: str, workers: Sequence[Workers] | None) -> None:
         self._faults = faults
         self._kind = kind
-        self._pids = pids
+        self._workers = None if workers is None else list(workers)
+        self._pids: set[int] = set()
 
     def __enter__(self) -> None:
         self._begin = time.time()
+        self._look()
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._faults.append(Fault(self._kind, self._pids, self._begin, time.time()))
+        self._look()
+        self._faults.append(Fault(self._kind, frozenset(self._pids), self._begin, time.time()))
+
+    def _look(self) -> None:
+        if self._workers is not None:
+            # Nobody has the number 0: a fault of no workers is not the server's.
+            self._pids |= {0, *(pid for workers in self._workers for pid in workers.pids)}
 
 
 FAULTS = [

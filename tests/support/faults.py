@@ -90,6 +90,7 @@ class Workers(Program):
       processes(int): How many worker processes.
       threads(int): How many threads each.
       options(Sequence[str]): More of dramatiq's options.
+      program(str): The module of the application.
     """
 
     def __init__(
@@ -100,9 +101,10 @@ class Workers(Program):
         processes: int = 1,
         threads: int = 1,
         options: Sequence[str] = (),
+        program: str = APPLICATION,
     ) -> None:
         sizes = ["--processes", str(processes), "--threads", str(threads)]
-        super().__init__([sys.executable, "-m", "dramatiq", APPLICATION, *sizes, *options], log, variables)
+        super().__init__([sys.executable, "-m", "dramatiq", program, *sizes, *options], log, variables)
         self.processes = processes
 
     def __enter__(self) -> Workers:
@@ -158,6 +160,8 @@ class Application:
         self.settings = {"namespace": namespace, **settings, "queues": {**queues, **settings.get("queues", {})}}
         self.broker = self._make_broker()
         self.admin = Admin(url)
+        #: The module that its workers run.
+        self.program = APPLICATION
         self._started = 0
 
     def __enter__(self) -> Application:
@@ -203,7 +207,13 @@ class Application:
     ) -> Workers:
         """Workers to be used as a context manager."""
         self._started += 1
-        environment = {
+        log = self.folder / f"workers-{self._started}.log"
+        environment = self.environment(url, **variables)
+        return Workers(log, environment, processes=processes, threads=threads, options=options, program=self.program)
+
+    def environment(self, url: str | None = None, **variables: str) -> dict[str, str]:
+        """The variables that a process of the application needs."""
+        return {
             "NATS_URL": url or self.url,
             "FAULTS_FOLDER": str(self.folder),
             "FAULTS_SETTINGS": json.dumps(self.settings),
@@ -213,8 +223,6 @@ class Application:
             "dramatiq_restart_delay": "200",
             **variables,
         }
-        log = self.folder / f"workers-{self._started}.log"
-        return Workers(log, environment, processes=processes, threads=threads, options=options)
 
     def send(self, key: str, *steps: str, actor: str = "run", delay: int | None = None, **options: Any) -> Message[Any]:
         """Enqueue a message."""
