@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -70,14 +70,22 @@ class Account:
             f"completed twice: {listed(self.duplicates)}; unexplained: {len(self.unexplained)} {self.unexplained[:20]}"
         )
 
-    def judge(self, faults: Iterable[Fault], key: str, run: Run, what: str = "") -> None:
-        """Count a message that went on after a complete run, under its reason if there is one."""
-        near = [fault for fault in faults if fault.begin - 5 < run.end < fault.end + 5 or explains(fault, run)]
-        reasons = [fault.kind for fault in near if explains(fault, run)]
+    def judge(self, faults: Sequence[Fault], key: str, runs: Sequence[Run], what: str = "") -> None:
+        """Count a message that went on after a complete run, under its reason if there is one.
+
+        The reason is what kept the acknowledgement of its first complete run from being made, or a worker that was
+        away while others had the message, and had it still.
+        """
+        first = next(run for run in runs if run.end < math.inf)
+        reasons = [fault.kind for fault in faults if explains(fault, first)]
+        reasons += [
+            fault.kind for fault in faults for run in runs if is_of_absent_worker(fault) and explains(fault, run)
+        ]
         if reasons:
             self.duplicates[f"{reasons[0]}{what}"] += 1
         else:
-            self.unexplained.append(f"{key}: {run}{what}; near it: {near}")
+            near = [fault for fault in faults if fault.begin - 5 < first.end < fault.end + 5]
+            self.unexplained.append(f"{key}: {runs}{what}; near it: {near}")
 
 
 def listed(counts: Counter[str]) -> str:
@@ -105,6 +113,11 @@ def suicides(key: str, notes: Sequence[Note]) -> list[Fault]:
     ]
 
 
+def is_of_absent_worker(fault: Fault) -> bool:
+    """Whether workers were frozen or cut off, and came back."""
+    return bool(fault.pids) and "killed" not in fault.kind
+
+
 def explains(fault: Fault, run: Run) -> bool:
     """Whether a fault kept the acknowledgement of a complete run from being made, or the lease from being renewed.
 
@@ -113,7 +126,7 @@ def explains(fault: Fault, run: Run) -> bool:
     """
     if fault.pids and run.pid not in fault.pids:
         return False
-    if fault.pids and "killed" not in fault.kind:
+    if is_of_absent_worker(fault):
         return fault.begin <= run.end + MOMENT and fault.end + BACKLOG >= run.start
     if fault.pids:
         return run.end <= fault.end and fault.begin <= run.end + MOMENT

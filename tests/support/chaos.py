@@ -193,7 +193,7 @@ class Chaos:
                 account.lost.append(key)
             if complete and (message_id in dead or complete[0] is not runs[-1]):
                 what = f", then a dead letter ({dead[message_id]})" if message_id in dead else ""
-                account.judge(excuses, key, complete[0], what)
+                account.judge(excuses, key, runs, what)
         return account
 
 

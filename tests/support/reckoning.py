@@ -102,7 +102,7 @@ class Books:
         if complete and key.startswith("parent") and not self._notes[f"child of {key}"]:
             reckoning.lost.append(f"child of {key}")
         if complete and (reason is not None or complete[0] is not runs[-1]):
-            self._judge(reckoning, key, complete[0], reason)
+            self._judge(reckoning, key, runs, reason)
 
     def _miss(self, reckoning: Reckoning, key: str, runs: list[Run]) -> None:
         if key.startswith("purged") and runs:
@@ -110,7 +110,7 @@ class Books:
         elif not any(self._reason(other) for other in self._before(key)):
             reckoning.lost.append(key)
 
-    def _judge(self, reckoning: Reckoning, key: str, run: Run, reason: str | None) -> None:
+    def _judge(self, reckoning: Reckoning, key: str, runs: list[Run], reason: str | None) -> None:
         what = f", then a dead letter ({reason})" if reason is not None else ""
         if self._ids[key] in self._requeued:
             reckoning.duplicates[f"an operator requeued it{what}"] += 1
@@ -122,7 +122,7 @@ class Books:
         elif any(len(runs_of(self._notes[other])) > 1 for other in self._before(key)):
             reckoning.duplicates[f"the message before it ran twice{what}"] += 1
         else:
-            reckoning.judge(self._faults, key, run, what)
+            reckoning.judge(self._faults, key, runs, what)
 
     def _reason(self, key: str) -> str | None:
         """Why a message is dead, if it is."""
