@@ -181,6 +181,23 @@ def test_requeuing_repeated_after_a_crash_stores_one_message(application: Applic
     assert not application.dead_letters()
 
 
+def test_message_that_dies_again_within_the_duplicate_window_is_requeued_again(application: Application) -> None:
+    application.send("hopeless", "fail:3", max_retries=0)
+    numbers = []
+    with application.workers():
+        for _ in range(3):
+            letter = application.await_dead_letter()
+            numbers.append(letter.number)
+            application.await_empty()
+            application.broker.dead_letters.requeue(letter)
+        application.await_notes("end", "hopeless")
+        application.await_empty()
+
+    assert len(set(numbers)) == 3
+    assert len(application.notes("start", "hopeless")) == 4
+    assert not application.dead_letters()
+
+
 def test_dead_letters_are_listed_and_purged_by_queue_and_actor(application: Application) -> None:
     for number in range(3):
         application.send(f"default {number}", "fail", max_retries=0)

@@ -60,6 +60,7 @@ class Soak(Chaos):
 
     def play(self, number: int, seconds: float) -> None:
         """Send, disturb and operate for so many seconds, then let everything end."""
+        self._staff()
         self.producer.go(number, self.random.random())
         deadline = time.monotonic() + seconds
         with self.operator, Starvation(self.faults):
