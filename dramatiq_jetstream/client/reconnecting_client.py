@@ -91,6 +91,13 @@ class ReconnectingClient:
         """The servers' addresses, without credentials; from any thread."""
         return ", ".join(map(str, self._addresses))
 
+    @property
+    def denial(self) -> AuthenticationFailed | None:
+        """Why the server does not let this client in again, if that is why it is away; from any thread."""
+        error = self._last_error
+        away = self._was_connected and not self.client.is_connected
+        return self._refused(error) if away and error is not None and _is_refusal(error) else None
+
     async def connect(self) -> None:
         """Connect.
 

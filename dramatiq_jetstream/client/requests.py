@@ -87,6 +87,7 @@ class Requests:
 
         Raises:
           CallTimeout: If there is no answer within the timeout.
+          AuthenticationFailed: If there is none because the server does not let this user in again.
           PermissionDenied: If the server does not let this user ask.
           UnsupportedServer: If the server has JetStream switched off.
         """
@@ -110,6 +111,11 @@ class Requests:
             raise CallTimeout(
                 f"nobody answers {subject!r}: there is no leader, the domain is wrong, or JetStream is off"
             ) from error
+        except CallTimeout as error:
+            denial = self._connected.denial
+            if denial is None:
+                raise
+            raise denial from error
 
     async def ask(self, subject: str, body: bytes, headers: dict[str, str] | None, timeout: float) -> Msg:
         """Send a request once, and wait so many seconds for the answer.

@@ -309,9 +309,10 @@ class Session(Requests):
     def unconfirmed(self, publication: Publication, passing: Exception | None = None) -> CallTimeout:
         """What to raise when there is no answer to a publish, or only ones that may pass."""
         last = f" (its last answer: {passing})" if passing else ""
+        advice = self.connected.denial or "check that the server is up"
         return CallTimeout(
             f"the server did not confirm a message to {publication.subject!r} within {self.settings.timeout} ms{last}: "
-            "it may or may not be stored; check that the server is up, and send again if running twice does no harm"
+            f"it may or may not be stored; {advice}, and send again if running twice does no harm"
         )
 
     async def _open(self) -> None:

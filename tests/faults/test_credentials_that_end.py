@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,9 @@ def test_password_that_was_changed_is_named_and_restored_lets_all_go_on(
         application.send("before")
         application.await_notes("end", "before")
         change(guarded, CHANGED)
-        eventually(lambda: is_denied(application), SOON, message="an error that names the credentials")
+        eventually(lambda: "does not let us in" in why(application.send, "meanwhile"), SOON, message="a reason")
+        with pytest.raises(AuthenticationFailed, match="check the user"):
+            application.broker.get_queue_message_counts("default")
         workers.await_line("Authorization Violation")
 
         change(guarded, GOOD)
@@ -45,12 +47,10 @@ def test_password_that_was_changed_is_named_and_restored_lets_all_go_on(
         assert workers.is_running
 
 
-def is_denied(application: Application) -> bool:
-    """Whether a send says that the credentials are refused."""
+def why(call: Callable[..., object], *args: str) -> str:
+    """Why a call fails for want of a connection."""
     try:
-        application.send("meanwhile")
-    except AuthenticationFailed:
-        return True
-    except BrokerConnectionError:
-        return False
-    return False
+        call(*args)
+    except BrokerConnectionError as error:
+        return str(error)
+    return ""
