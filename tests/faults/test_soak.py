@@ -55,9 +55,11 @@ class Report:
         """Account for a round that has ended, and check that nothing is left of it."""
         soak, application = self.soak, self.soak.application
         letters = list(application.broker.dead_letters.list())
-        reckoning = Books(
-            soak.producer.sent(), notes_of(self.folder), letters, soak.faults, soak.operator.requeued
-        ).reckon()
+        operator = soak.operator
+        books = Books(
+            soak.producer.sent(), notes_of(self.folder), letters, soak.faults, operator.requeued, operator.purged
+        )
+        reckoning = books.reckon()
         found = Counter(line for path in self.folder.glob("*.log") for line in complaints(path))
         self.rounds += 1
         self._add(reckoning, found)
@@ -79,7 +81,7 @@ class Report:
     def _check(self, reckoning: Reckoning, found: Counter[str]) -> None:
         wrong = {name: getattr(reckoning, name) for name in ("lost", "unexplained", "contradicted", "overlapping")}
         assert not any(wrong.values()), self._evidence(wrong)
-        assert self.totals.purged <= self.soak.operator.purged or self.soak.operator.done["purge without an answer"]
+        assert self.totals.purged <= self.soak.operator.unseen, self._evidence("dead letters are missing")
         assert not found, self._evidence(dict(found))
 
     def _evidence(self, wrong: object) -> str:

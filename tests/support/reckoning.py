@@ -32,7 +32,7 @@ class Reckoning(Account):
     Parameters:
       contradicted(list): Keys of messages that ran although their sending was refused.
       overlapping(list): Pairs of keys that held the mutex at once.
-      purged(int): Messages whose dead letters were purged.
+      purged(int): Messages whose dead letters were purged before anybody saw them.
       refused(int): Messages that the server refused.
     """
 
@@ -44,7 +44,7 @@ class Reckoning(Account):
     def __str__(self) -> str:
         return (
             f"{super().__str__()}; {self.refused} refused, of which ran: {self.contradicted[:20]}; "
-            f"{self.purged} purged; held the mutex at once: {self.overlapping[:20]}"
+            f"{self.purged} purged unseen; held the mutex at once: {self.overlapping[:20]}"
         )
 
 
@@ -57,6 +57,7 @@ class Books:
       letters(list): The dead letters.
       faults(list): What was done.
       requeued(set): The ids of messages that an operator put back.
+      purged(dict): Why messages were dead whose letters an operator purged, by their ids.
     """
 
     def __init__(
@@ -66,13 +67,14 @@ class Books:
         letters: list[DeadLetter],
         faults: list[Fault],
         requeued: set[str | None],
+        purged: dict[str | None, str],
     ) -> None:
         self._sent = sent
         self._notes: dict[str, list[Note]] = defaultdict(list)
         for note in notes:
             self._notes[note.key].append(note)
         self._letters = letters
-        self._dead = {letter.message_id or _key_of(letter): letter.reason for letter in letters}
+        self._dead = purged | {letter.message_id or _key_of(letter): letter.reason for letter in letters}
         self._ids = {key: message_id for _, key, message_id in sent}
         self._requeued = requeued
         self._faults = faults + [each for key, found in self._notes.items() for each in suicides(key, found)]
@@ -98,14 +100,14 @@ class Books:
         reason = self._reason(key)
         reckoning.completed += bool(complete)
         if not complete and reason is None:
-            self._miss(reckoning, key, runs)
+            self._miss(reckoning, key)
         if complete and key.startswith("parent") and not self._notes[f"child of {key}"]:
             reckoning.lost.append(f"child of {key}")
         if complete and (reason is not None or complete[0] is not runs[-1]):
             self._judge(reckoning, key, runs, reason)
 
-    def _miss(self, reckoning: Reckoning, key: str, runs: list[Run]) -> None:
-        if key.startswith("purged") and runs:
+    def _miss(self, reckoning: Reckoning, key: str) -> None:
+        if key.startswith("purged"):
             reckoning.purged += 1
         elif not any(self._reason(other) for other in self._before(key)):
             reckoning.lost.append(key)

@@ -26,6 +26,9 @@ COMMANDS = [("queues",), ("doctor",), ("peek", "default"), ("dead", "list"), ("d
 #: What a command may end with: nothing is wrong, something is, the server is away.
 STATUSES = {0, 1, 3}
 
+#: How many dead letters a purge may have removed that nobody saw, if it was not answered.
+UNHEARD = 10
+
 #: Seconds after which a command has failed.
 COMMAND_TIMEOUT = 120
 
@@ -96,8 +99,10 @@ class Operator(Background):
         self.done: Counter[str] = Counter()
         #: The ids of messages that were requeued.
         self.requeued: set[str | None] = set()
-        #: Dead letters that were purged, as far as the server's answers tell.
-        self.purged = 0
+        #: Why messages were dead whose letters were purged, by their ids.
+        self.purged: dict[str | None, str] = {}
+        #: How many more letters were purged than had been seen.
+        self.unseen = 0
 
     def step(self) -> None:
         self._over.wait(self._random.uniform(0.5, 5))
@@ -117,8 +122,13 @@ class Operator(Background):
 
     def purge(self) -> None:
         """Purge the dead letters of a queue."""
-        count = self._application.broker.dead_letters.purge("purged")
-        self.purged += count
+        letters = self._application.broker.dead_letters
+        seen = {letter.message_id: letter.reason for letter in letters.list("purged")}
+        self.purged |= seen
+        # Those that come meanwhile, if there is no answer.
+        self.unseen += UNHEARD
+        count = letters.purge("purged")
+        self.unseen += max(count - len(seen), 0) - UNHEARD
         self.done["purged"] += count
 
     def look(self) -> None:
