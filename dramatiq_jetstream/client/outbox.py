@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
@@ -21,6 +22,9 @@ CONFIRM_INTERVAL = 0.1
 #: exception before it could wake the loop.
 LOOK_INTERVAL = 1.0
 
+#: Seconds for which acknowledgements that the server has seen are kept, should it stop.
+KEPT = 1.0
+
 #: Bytes to hand to the socket at once.
 CHUNK = 256 * 1024
 
@@ -28,12 +32,19 @@ CHUNK = 256 * 1024
 class OnReconnect(Enum):
     """What becomes of an item when the connection breaks."""
 
-    #: It is sent again, unless the server must have seen it: an acknowledgement, say.
+    #: It is sent again, although the server may have seen it a moment ago: an acknowledgement.  A server that stops
+    #: forgets those that it has read and not handled yet.
+    REPEAT = auto()
+    #: It is sent again, unless the server must have seen it: a plain message.
     SEND_AGAIN = auto()
     #: It is sent once the connection is back, if it was not written yet; else it may be lost: a pull request.
     SEND_LATER = auto()
     #: It is dropped while disconnected: its sender repeats it, or it is no longer needed.
     DROP = auto()
+
+
+#: What is kept until the server must have seen it.
+_CONFIRMED = (OnReconnect.REPEAT, OnReconnect.SEND_AGAIN)
 
 
 class OutboxItem:
@@ -64,7 +75,8 @@ class Outbox:
     """Sends from any thread; all waiting items wake the loop only once.
 
     An item that is sent again needs no round trip of its own: the server answers pings in order, so a
-    pong means that it has seen the item, and until then a reconnect sends it once more.
+    pong means that it has seen the item, and until then a reconnect sends it once more.  An acknowledgement
+    is sent once more for a moment after that, too.
 
     Parameters:
       thread(LoopThread): The loop that owns the client.
@@ -84,6 +96,8 @@ class Outbox:
         self._pinging = asyncio.Lock()
         self._sent: list[OutboxItem] = []
         self._pinged: list[OutboxItem] = []
+        #: What the server has seen and may forget, each with the time of the pong.
+        self._seen: deque[tuple[float, list[OutboxItem]]] = deque()
 
     @property
     def size(self) -> int:
@@ -128,6 +142,7 @@ class Outbox:
         """Wake up now and then; on the loop, for as long as it runs."""
         while True:
             await asyncio.sleep(LOOK_INTERVAL)
+            self._forget_old()
             self.wake()
 
     def wake(self) -> None:
@@ -144,7 +159,9 @@ class Outbox:
                 self._queue.append(item)
             else:
                 item.queued = False
-        self._queue.extendleft(reversed([*self._pinged, *self._sent]))
+        seen = [item for _, items in self._seen for item in items]
+        self._queue.extendleft(reversed([*seen, *self._pinged, *self._sent]))
+        self._seen.clear()
         self._pinged, self._sent = [], []
         # These wait for the old connection.
         for waiting in (self._draining, self._confirming):
@@ -182,10 +199,10 @@ class Outbox:
         self._note_sent(items)
 
     def _note_sent(self, items: list[OutboxItem]) -> None:
-        again, told = OnReconnect.SEND_AGAIN, None
+        told = None
         for item in items:
             item.queued = False
-            if item.on_reconnect is again:
+            if item.on_reconnect in _CONFIRMED:
                 self._sent.append(item)
             # Usually all items of a write belong to one puller, so it is called once.
             if item.sent is not told and item.sent is not None:
@@ -231,6 +248,20 @@ class Outbox:
             await self._connected.client.ping()
             if self._pinged is pinged:
                 self._pinged = []
+                self._keep(pinged)
+
+    def _keep(self, items: list[OutboxItem]) -> None:
+        repeated = [item for item in items if item.on_reconnect is OnReconnect.REPEAT]
+        if repeated:
+            self._seen.append((time.monotonic(), repeated))
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        # While the link is away, what was seen shortly before stays.
+        if self._connected.client.is_connected:
+            oldest = time.monotonic() - KEPT
+            while self._seen and self._seen[0][0] < oldest:
+                self._seen.popleft()
 
 
 def _runs(task: asyncio.Task[None] | None) -> bool:

@@ -25,7 +25,7 @@ PROGRESS = b"+WPI"
 
 #: What becomes of an answer when the connection breaks: an acknowledgement must not get lost, and progress is
 #: reported again anyway.
-_ON_RECONNECT = {ACK: OnReconnect.SEND_AGAIN, PROGRESS: OnReconnect.DROP}
+_ON_RECONNECT = {ACK: OnReconnect.REPEAT, PROGRESS: OnReconnect.DROP}
 
 
 #: The longest delay of a negative acknowledgement, in milliseconds: a hundred years.  The server counts

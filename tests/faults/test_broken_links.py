@@ -9,6 +9,7 @@ import dramatiq
 import pytest
 
 from dramatiq_jetstream import JetStreamBroker, NatsServer
+from dramatiq_jetstream.client import outbox
 from dramatiq_jetstream.errors import BrokerConnectionError
 from tests.support.admin import Admin
 from tests.support.faults import SOON, Application, take
@@ -83,6 +84,26 @@ def test_acknowledgement_lost_with_its_link_is_repeated_and_nothing_runs_twice(
         application.await_empty()
 
     assert runs == ["cut off"]
+
+
+def test_acknowledgement_that_the_server_saw_a_moment_ago_is_repeated(
+    application: Application, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "KEPT", SOON)
+    application.rewire(proxy.url)
+    acknowledgements = application.admin.subscribe(f"$JS.ACK.{application.broker.names.stream('default')}.>")
+    dramatiq.actor(broker=application.broker, actor_name="run", max_retries=3)(print)
+    with run_worker(application.broker, threads=1):
+        application.send("seen")
+        first = acknowledgements.get(timeout=SOON / 1000)
+        application.await_empty()
+        eventually(lambda: application.broker.connection.session().outbox.size == 0, SOON, message="the pong")
+        proxy.cut()
+        proxy.resume()
+        again = acknowledgements.get(timeout=SOON / 1000)
+
+    assert (again.subject, again.data) == (first.subject, first.data)
+    assert application.deliveries() == 1
 
 
 def test_confirmed_acknowledgement_whose_answer_is_lost_is_sent_again_without_waiting(

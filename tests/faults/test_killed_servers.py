@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import threading
+from collections import Counter
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +17,9 @@ from dramatiq_jetstream import NatsServer
 from dramatiq_jetstream.errors import BrokerConnectionError
 from tests.faults.test_kill_loop import SEED, check
 from tests.support.chaos import Chaos
-from tests.support.faults import Application
+from tests.support.faults import ACK_WAIT, SOON, Application
 from tests.support.waiting import eventually
+from tests.support.workers import in_background
 
 
 def test_empty_queue_is_refilled_after_the_server_was_killed(
@@ -40,6 +46,41 @@ def test_pulling_resumes_after_a_restart_of_the_server(own_server: NatsServer, o
             own_application.await_notes("end", f"message {number}")
         own_application.await_empty()
         assert workers.is_running
+
+
+@pytest.mark.faults
+def test_restart_of_the_server_under_load_runs_nothing_twice(
+    own_server: NatsServer, own_application: Application
+) -> None:
+    own_application.redeclare("default", ack_wait=4 * ACK_WAIT)
+    over = threading.Event()
+    taken: list[str] = []
+
+    def send_on() -> None:
+        for number in itertools.count():
+            if over.is_set():
+                break
+            with suppress(BrokerConnectionError):
+                own_application.send(f"message {number}")
+                taken.append(f"message {number}")
+
+    def have_run(count: int) -> bool:
+        return len(own_application.notes("end")) > count
+
+    with own_application.workers(threads=4), own_application.workers(threads=4):
+        sending = in_background(send_on)
+        for number in range(1, 6):
+            eventually(partial(have_run, 300 * number), SOON, message="work")
+            own_server.restart()
+        over.set()
+        sending.result(SOON / 1000)
+        own_application.await_notes("end", *taken)
+        own_application.await_empty()
+
+    twice = {
+        key: count for key, count in Counter(note.key for note in own_application.notes("end")).items() if count > 1
+    }
+    assert twice == {}
 
 
 @pytest.mark.faults
