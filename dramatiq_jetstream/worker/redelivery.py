@@ -17,7 +17,7 @@ from dramatiq.common import current_millis
 
 from ..client import Connection
 from ..deliveries import ACK, AttemptRecord, AttemptRecords, Bookkeeping, Delivery, JetStreamMessage, cut_text, nak
-from ..errors import DelayNotSupported, described
+from ..errors import DelayNotSupported, StreamNotFound, described
 from ..logs import get_logger
 from ..sending import due_at, publication
 from ..streams import Route
@@ -108,8 +108,15 @@ class Redelivery:
             )
             outgoing = self._copied(message, self._shortened(message), bookkeeping, due)
         # If this is repeated after a crash, nothing is stored twice.
-        self._connection.publish(outgoing.named(delivery.copy_id))
+        self._store(outgoing.named(delivery.copy_id))
         delivery.settle(ACK)
+
+    def _store(self, copy: Publication) -> None:
+        try:
+            self._connection.publish(copy)
+        except StreamNotFound:
+            # A server that has just started, or a stream without a leader, does not answer yet.
+            self._connection.call(lambda session: session.persist(lambda: session.store(copy), lambda _: None))
 
     def hold_back(self, message: JetStreamMessage) -> bool:
         """Have a message that was delivered too early, in a stream without a scheduler, delivered again."""

@@ -98,6 +98,27 @@ def test_crash_between_copy_and_removal_leaves_one_message(application: Applicat
     assert not application.dead_letters("tight")
 
 
+def test_copy_waits_for_a_stream_that_does_not_answer_yet(application: Application) -> None:
+    application.configure(timeout=SOON)
+    application.send("copied", "hold", "fail:4", actor="run_tight")
+    stream = application.broker.names.stream("tight")
+    config = application.admin.stream(stream)["config"]
+    deaf = [subject for subject in config["subjects"] if "delayed" not in subject]
+    with application.workers():
+        application.await_notes("start", "copied")
+        application.admin.api(f"STREAM.UPDATE.{stream}", {**config, "subjects": deaf})
+        application.release()
+        eventually(lambda: len(application.notes("start")) == 2, SOON, message="the last run before the copy")
+        # Nothing tells that the copy was refused once.
+        eventually(lambda: application.in_flight("tight") == 1, SOON, message="the message that waits")
+        application.admin.api(f"STREAM.UPDATE.{stream}", config)
+        application.await_notes("end", "copied")
+        application.await_empty("tight")
+
+    assert len(application.notes("start", "copied")) == 5
+    assert not application.dead_letters("tight")
+
+
 def test_thousands_of_waiting_retries_do_not_hold_up_other_messages(application: Application) -> None:
     for number in range(2_000):
         application.send(f"waiting {number}", "retry:600000")
