@@ -96,7 +96,7 @@ class ReconnectingClient:
         """Why the server does not let this client in again, if that is why it is away; from any thread."""
         error = self._last_error
         away = self._was_connected and not self.client.is_connected
-        return self._refused(error) if away and error is not None and _is_refusal(error) else None
+        return self._refused(error) if away and error is not None and is_refusal(error) else None
 
     async def connect(self) -> None:
         """Connect.
