@@ -52,6 +52,8 @@ class Session(Requests):
         self.publisher: Publisher
         self._listeners: set[Listener] = set()
         self._subscriptions = Subscriptions(self.connected, self.timeout)
+        #: The subscriptions that the server refused, in lower case.
+        self._denied: set[str] = set()
         #: The prefix of the client's own inboxes.
         self._inboxes = ""
 
@@ -180,9 +182,25 @@ class Session(Requests):
         inbox = self.client.new_inbox()
         return inbox, await self._subscriptions.add(inbox, receiver)
 
-    async def overhear(self, subject: str, receiver: Receiver) -> Listening:
-        """Listen on any subject, headers included; return what ends it."""
+    async def overhear(self, subject: str, receiver: Receiver, *, optional: bool = False) -> Listening:
+        """Listen on any subject, headers included; return what ends it.
+
+        Parameters:
+          subject(str): The subject.
+          receiver(Receiver): Takes its messages.
+          optional(bool): Whether this user need not be allowed to; that is no error then.
+        """
+        if optional:
+            self.need_not_be_allowed(subject)
         return await self._subscriptions.add(subject, receiver)
+
+    def need_not_be_allowed(self, subject: str) -> None:
+        """Have it be no error that the server refuses a subject to this user; on the loop."""
+        self.connected.optional.add(subject.lower())
+
+    def is_denied(self, subject: str) -> bool:
+        """Whether the server refused a subscription, as far as it has answered."""
+        return subject.lower() in self._denied
 
     async def ask_for_many(self, subject: str, body: bytes, take: Callable[[bytes, bytes], bool]) -> None:
         """Send a request that several messages answer.
@@ -319,6 +337,7 @@ class Session(Requests):
 
     def _on_back(self) -> None:
         self.denied_inbox = None
+        self._denied.clear()
         self.fail(lambda subject: RequestLost(f"the connection broke before the answer to {subject!r} came"))
         if self._subscriptions.are_current:
             self._resume()
@@ -337,6 +356,8 @@ class Session(Requests):
             listener()
 
     def _on_denied(self, verb: str, subject: str, error: Exception) -> None:
+        if verb == "subscription":
+            self._denied.add(subject)
         if verb == "subscription" and subject.startswith(self._inboxes.lower()):
             self.denied_inbox = self.denied_inbox or _denial(verb, subject)
 

@@ -109,14 +109,16 @@ class AttemptRecords:
         headers = found.headers or {}
         return self._read(headers, found.data) if ATTEMPT in headers else None
 
-    async def due_times(self, session: Session, stream: str, held: Sequence[StoredMessage]) -> list[int]:
-        """When each retry of a stream's messages is due, in UNIX milliseconds, to the second.
+    async def due_times(self, session: Session, stream: str, held: Sequence[StoredMessage]) -> dict[int, int]:
+        """When each retry of a stream's messages is due, in UNIX milliseconds, up to a second late, by sequence.
 
         At most 1,024 messages can be asked about; those without a record are left out.
         """
-        subjects = [self._subject_of(stream, message.sequence, message.timestamp) for message in held]
-        records = await reading.read_last(session, f"KV_{self.bucket}", subjects)
-        return [_due(record) for record in records]
+        sequences = {
+            self._subject_of(stream, message.sequence, message.timestamp): message.sequence for message in held
+        }
+        records = await reading.read_last(session, f"KV_{self.bucket}", list(sequences))
+        return {sequences[record.subject]: _due(record) for record in records}
 
     def _subject(self, delivery: Delivery) -> str:
         origin = delivery.origin

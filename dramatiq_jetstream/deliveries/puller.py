@@ -181,6 +181,8 @@ class Puller:
         self._inbox = await self._subscribe(passing=False)
         if self.prefetch.lookahead:
             self._passing_inbox = await self._subscribe(passing=True)
+        renew = self.route.names.renew_subject(self.route.queue_name)
+        self._subscriptions.append(await self.session.overhear(renew, self._on_renew, optional=True))
         self._credit.forget()
         self._heard = time.monotonic()
         self._ready = True
@@ -341,12 +343,19 @@ class Puller:
         while self._held or not self._stopped:
             await asyncio.sleep(max(self.limits.ack_wait / 3000 - took, 0.05))
             now = time.monotonic()
-            for delivery in list(self._held.values()):
-                if self._keeps_lease(delivery, now) and not delivery.progress.queued:
-                    self.session.outbox.send(delivery.progress)
+            self._renew_all(now)
             # On a slow connection, one report in transit is enough.
             await self.session.outbox.has_arrived()
             took = time.monotonic() - now
+
+    def _renew_all(self, now: float) -> None:
+        for delivery in list(self._held.values()):
+            if self._keeps_lease(delivery, now) and not delivery.progress.queued:
+                self.session.outbox.send(delivery.progress)
+
+    def _on_renew(self, *_: bytes) -> None:
+        """Show whoever asks which messages this worker holds."""
+        self._renew_all(time.monotonic())
 
     def _keeps_lease(self, delivery: Delivery, now: float) -> bool:
         try:

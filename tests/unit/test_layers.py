@@ -62,7 +62,19 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     ),
     "worker": ("dramatiq_internals", "fatal", "redelivery", "keeping", "handling", "consumer", "consumers"),
     "backends": ("bucket", "windows"),
-    "admin": ("nats_cli", "plan", "queues", "messages", "dead", "delays", "events", "roles", "doctor"),
+    "admin": (
+        "nats_cli",
+        "plan",
+        "leases",
+        "delivered",
+        "queues",
+        "messages",
+        "dead",
+        "delays",
+        "events",
+        "roles",
+        "doctor",
+    ),
     "cli": (
         *(
             "failures",
