@@ -31,7 +31,7 @@ def guard(logger: logging.Logger) -> None:
     logger.addFilter(_FILTER)
 
 
-def repeated(*cause: Hashable) -> dict[str, Any]:
+def repeated(*cause: Hashable | type[Any]) -> dict[str, Any]:
     """The ``extra`` of a line that is logged at most once a minute for a cause, with a count of the others.
 
     Parameters:

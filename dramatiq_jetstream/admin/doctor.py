@@ -23,6 +23,10 @@ MAX_SKEW = 1_000
 #: The part of a limit that may be used before it is worth a word.
 NEARLY_FULL = 0.8
 
+#: Milliseconds without a delivery or an acknowledgement until new messages that nobody asks for are a problem: workers
+#: may be restarted meanwhile, as in a deployment.
+SILENT = 60_000
+
 #: Seconds between two looks that both have to find nobody at work: a worker asks for messages again at once.
 SECOND_LOOK = 1.0
 
@@ -223,6 +227,9 @@ def _nobody_pulls(view: QueueView) -> Finding:
         advice = "look at the workers; if none is there, the messages wait for one"
         return Finding("warning", "pulls", view.queue, text, advice)
     text = f"{waiting} messages wait, {view.overdue} of them overdue, and no worker asks for them"
+    if not view.overdue and not view.in_flight and view.active is not None and view.active <= SILENT:
+        text += f", though one did {view.active / 1000:.0f} s ago"
+        return Finding("note", "pulls", view.queue, text, "look again in a minute, should no worker start")
     if view.in_flight:
         text += f"; {view.in_flight} more were delivered, and no worker is heard of that holds them"
     return Finding("problem", "pulls", view.queue, text, "start workers of this queue, or look at the ones there are")

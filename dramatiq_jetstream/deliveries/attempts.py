@@ -100,7 +100,11 @@ class AttemptRecords:
         except BrokerError as error:
             self.logger.debug("No record of %s: %s", delivery, error)
         except Exception:
-            self.logger.exception("The record of message %s cannot be read; it is delivered without it.", delivery)
+            self.logger.exception(
+                "The record of message %s cannot be read; it is delivered without it.",
+                delivery,
+                extra=repeated(delivery.origin.stream),
+            )
         return record
 
     async def _ask(self, session: Session, delivery: Delivery) -> AttemptRecord | None:

@@ -17,7 +17,7 @@ from dramatiq.common import compute_backoff
 
 from ..client import DESCRIPTION, STATUS, OutboxItem, Session, parse_headers, publish_command
 from ..errors import BrokerError
-from ..logs import get_logger
+from ..logs import get_logger, repeated
 from ..streams import Limits, Route
 from ..wire import pending_of
 from .delivery import AttemptRecord, Delivery, nak
@@ -166,6 +166,7 @@ class Puller:
                 delivery,
                 self.route.queue_name,
                 error,
+                extra=repeated(self.route.queue_name, type(error)),
             )
             self.settle(delivery, answer)
         else:
@@ -264,6 +265,7 @@ class Puller:
             self.route.queue_name,
             RETURN_DELAY // 1000,
             exc_info=True,
+            extra=repeated(self.route.queue_name),
         )
         delivery.settle(nak(RETURN_DELAY))
 
@@ -362,7 +364,11 @@ class Puller:
             ends = delivery.lease_ends
         except Exception:
             # An invalid time limit of one message must not end the leases of the others.
-            self.logger.exception("The lease of message %s is renewed without a limit.", delivery)
+            self.logger.exception(
+                "The lease of message %s is renewed without a limit.",
+                delivery,
+                extra=repeated(self.route.queue_name),
+            )
             delivery.start_clock(_no_limit)
             return True
         return ends is None or ends > now

@@ -12,7 +12,7 @@ from dramatiq.errors import DecodeError
 from ..client import Buffer, is_green
 from ..deliveries import Delivery, JetStreamMessage, Puller
 from ..errors import BrokerConnectionError
-from ..logs import get_logger
+from ..logs import get_logger, repeated
 from ..wire import PayloadFormat
 from .dramatiq_internals import current_consumer_thread, hand_over, takes
 from .handling import QueueHandling
@@ -120,7 +120,12 @@ class JetStreamConsumer(Consumer):
         try:
             hand_over(thread, message)
         except Exception:
-            self.logger.critical("Message %s could not be passed on at once.", delivery, exc_info=True)
+            self.logger.critical(
+                "Message %s could not be passed on at once.",
+                delivery,
+                exc_info=True,
+                extra=repeated(self.queue_name),
+            )
             return False
         return True
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Any
+
 from dramatiq.common import compute_backoff
 
 from ..dead_letters import DeadLetterStore, Failure
 from ..deliveries import MAX_DELAY, ActorOptions, nak
 from ..errors import BrokerError, described
-from ..logs import get_logger
+from ..logs import get_logger, repeated
 from ..streams import Route
 from .redelivery import Redelivery, is_deliverable
 
@@ -43,6 +46,7 @@ class KeptMessages:
         """Use up an attempt of a message, and point at it after the last."""
         delivery = failure.delivery
         made, allowed = self._attempts(failure)
+        why = failure.reason.value if failure.error is None else described(failure.error)
         _, delay = compute_backoff(delivery.earlier_attempts, factor=MIN_BACKOFF, max_backoff=MAX_BACKOFF)
         self.logger.log(
             self._dead_letter_store.level_of(failure),
@@ -52,7 +56,9 @@ class KeptMessages:
             made,
             allowed,
             "the last; it stays in its stream" if made >= allowed else f"retried in {delay / 1000:.1f} s",
-            failure.reason.value if failure.error is None else described(failure.error),
+            why,
+            # Each reason of a last attempt is logged.
+            extra=self._repeated(failure, failure.error, made, why if made >= allowed else ""),
         )
         if made >= allowed:
             # The server notices on its next attempt to deliver it, which need not wait; where it sets no limit,
@@ -83,4 +89,9 @@ class KeptMessages:
                 failure.delivery,
                 self._route.queue_name,
                 error,
+                extra=self._repeated(failure, error),
             )
+
+    def _repeated(self, failure: Failure, error: BaseException | None, *more: Hashable) -> dict[str, Any]:
+        actor_name = failure.message.actor_name if failure.message is not None else None
+        return repeated(self._route.queue_name, actor_name, failure.reason, type(error), *more)
