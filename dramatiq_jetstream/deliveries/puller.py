@@ -32,6 +32,9 @@ SILENCE = 2.5 * HEARTBEAT
 #: Seconds a pull request waits at the server.
 EXPIRES = 30.0
 
+#: Seconds to wait for an answer whether another worker is idle.
+GLANCE = 1.0
+
 #: The longest pause, in milliseconds, between attempts to resume after an error.
 MAX_PAUSE = 10_000
 
@@ -177,8 +180,25 @@ class Puller:
         """Let go of a message without an answer; from any thread."""
         self._held.pop(delivery.reply, None)
 
+    @property
+    def excess(self) -> int:
+        """How many messages are held beyond what the pace of now justifies; from any thread."""
+        if not self._ready or not self.prefetch.lookahead:
+            return 0
+        return max(len(self._held) - self.prefetch.capacity, 0)
+
+    async def is_wanted_elsewhere(self) -> bool:
+        """Whether another worker asks for the queue's messages; this one does not any more."""
+        await self._take_back_credit()
+        operation = f"CONSUMER.INFO.{self.route.stream}.{self.route.consumer}"
+        info = await self.session.call_api(operation, timeout=GLANCE)
+        return bool(info["num_waiting"])
+
     async def _open(self) -> None:
         self.limits = await self._prepare(self.session, self.route)
+        await self._listen()
+
+    async def _listen(self) -> None:
         self._inbox = await self._subscribe(passing=False)
         if self.prefetch.lookahead:
             self._passing_inbox = await self._subscribe(passing=True)
@@ -188,6 +208,21 @@ class Puller:
         self._heard = time.monotonic()
         self._ready = True
         self._refill()
+
+    async def _take_back_credit(self) -> None:
+        """Take back what was asked for: the server drops requests whose inbox nobody listens on."""
+        if not self._ready or not (self._credit.lasting or self._credit.passing):
+            return
+        self._ready = False
+        try:
+            await self._unsubscribe()
+            await self._listen()
+        except BrokerError:
+            self._interrupt(None)
+            raise
+        if self._stopped:
+            self._ready = False
+            await self._unsubscribe()
 
     async def _subscribe(self, *, passing: bool) -> str:
         inbox, subscription = await self.session.receive(partial(self._on_message, passing))
