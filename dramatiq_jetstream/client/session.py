@@ -198,6 +198,11 @@ class Session(Requests):
         """Have it be no error that the server refuses a subject to this user; on the loop."""
         self.connected.optional.add(subject.lower())
 
+    async def call_optional_api(self, operation: str, timeout: float) -> dict[str, Any]:
+        """Call JetStream's API where it is no error if this user may not; raises what :meth:`call_api` does."""
+        self.need_not_be_allowed(f"{self.api}.{operation}")
+        return await self.call_api(operation, timeout=timeout)
+
     def is_denied(self, subject: str) -> bool:
         """Whether the server refused a subscription, as far as it has answered."""
         return subject.lower() in self._denied
