@@ -132,7 +132,10 @@ class DeadLetterStore:
             route.queue_name,
             failure.reason.value,
             extra=repeated(
-                route.queue_name, message.actor_name if message else None, failure.reason, type(failure.error)
+                route.queue_name,
+                failure.message.actor_name if failure.message else None,
+                failure.reason,
+                type(failure.error),
             ),
         )
 
