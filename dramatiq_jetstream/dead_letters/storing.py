@@ -7,7 +7,7 @@ import logging
 from ..client import Connection, Receipt, Session
 from ..deliveries import ActorOptions, JetStreamMessage
 from ..errors import ApiError, BrokerError, MessageTooLarge, described
-from ..logs import get_logger, repeated
+from ..logs import FirstLines, get_logger, repeated
 from ..names import Names
 from ..streams import Ensured, Route, dead_letter_config, helper_requirement
 from ..wire import MSG_ID, TTL, Publication, quote_text, ttl_value
@@ -41,6 +41,7 @@ class DeadLetterStore:
         self._names = names
         self._actor_options = actor_options
         self._ttl = ttl
+        self._first_lines = FirstLines()
         requirement = helper_requirement(dead_letter_config(names, replicas), "dead letters")
         self._ensured = Ensured(requirement, managed=managed)
 
@@ -131,7 +132,7 @@ class DeadLetterStore:
             failure.delivery,
             route.queue_name,
             failure.reason.value,
-            extra=repeated(
+            extra=self._first_lines.extra(
                 route.queue_name,
                 failure.message.actor_name if failure.message else None,
                 failure.reason,

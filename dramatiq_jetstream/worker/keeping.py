@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from typing import Any
 
 from dramatiq.common import compute_backoff
@@ -11,7 +9,7 @@ from dramatiq.common import compute_backoff
 from ..dead_letters import DeadLetterStore, Failure
 from ..deliveries import MAX_DELAY, ActorOptions, nak
 from ..errors import BrokerError, described
-from ..logs import INTERVAL, get_logger, repeated
+from ..logs import FirstLines, get_logger, repeated
 from ..streams import Route
 from .redelivery import Redelivery, is_deliverable
 
@@ -19,9 +17,6 @@ from .redelivery import Redelivery, is_deliverable
 #: time, and their limit.  Five attempts take less than a minute.
 MIN_BACKOFF = 500
 MAX_BACKOFF = 10_000
-
-#: How many attempts are logged one by one within a minute; further ones are counted by their cause.
-ATTEMPTS_TOLD = 200
 
 #: How often a message is delivered whose queue sets no limit, and whose actor sets none that is known.
 DEFAULT_DELIVERIES = 21
@@ -45,8 +40,7 @@ class KeptMessages:
         self._actor_options = actor_options
         self._redelivery = redelivery
         self._dead_letter_store = dead_letter_store
-        #: When the minute began, and how many attempts were logged in it; a lost count does no harm.
-        self._told = (-math.inf, 0)
+        self._first_lines = FirstLines()
 
     def keep(self, failure: Failure) -> None:
         """Use up an attempt of a message, and point at it after the last."""
@@ -62,7 +56,7 @@ class KeptMessages:
             allowed,
             "the last; it stays in its stream" if made >= allowed else f"retried in {delay / 1000:.1f} s",
             failure.reason.value if failure.error is None else described(failure.error),
-            extra=self._counted_in_a_storm(failure),
+            extra=self._first_lines.extra(*self._cause(failure, failure.error)),
         )
         if made >= allowed:
             # The server notices on its next attempt to deliver it, which need not wait; where it sets no limit,
@@ -93,17 +87,9 @@ class KeptMessages:
                 failure.delivery,
                 self._route.queue_name,
                 error,
-                extra=self._repeated(failure, error),
+                extra=repeated(*self._cause(failure, error)),
             )
 
-    def _counted_in_a_storm(self, failure: Failure) -> dict[str, Any]:
-        """The ``extra`` of the line of an attempt: each has one, until there are too many within a minute."""
-        now = time.monotonic()
-        since, count = self._told
-        since, count = (since, count + 1) if now - since < INTERVAL else (now, 1)
-        self._told = since, count
-        return {} if count <= ATTEMPTS_TOLD else self._repeated(failure, failure.error)
-
-    def _repeated(self, failure: Failure, error: BaseException | None) -> dict[str, Any]:
+    def _cause(self, failure: Failure, error: BaseException | None) -> tuple[Any, ...]:
         actor_name = failure.message.actor_name if failure.message is not None else None
-        return repeated(self._route.queue_name, actor_name, failure.reason, type(error))
+        return self._route.queue_name, actor_name, failure.reason, type(error)
