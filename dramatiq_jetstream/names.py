@@ -135,7 +135,13 @@ class Names:
     def queue_name(self, stream: str) -> str | None:
         """The queue of a stream; None if the stream is owned by others, or the queue's name was shortened."""
         prefix, token = f"{self.prefix}_", stream[len(self.prefix) + 1 :]
-        return unescape(token) if stream.startswith(prefix) and token else None
+        if not stream.startswith(prefix) or not token:
+            return None
+        try:
+            return unescape(token)
+        except UnicodeDecodeError:
+            # This package did not name it.
+            return None
 
     def work_subject(self, queue_name: str, actor_name: str | None = None) -> str:
         """The subject of messages ready for delivery; a wildcard for all actors if none is given."""

@@ -76,9 +76,13 @@ def cancel_delayed(broker: JetStreamBroker, message: str, queue_name: str | None
     return held > 0
 
 
-def run_delayed(broker: JetStreamBroker, message_id: str) -> bool:
-    """Have a message that is held back in any declared queue delivered now, and tell whether there was one."""
-    routes = [broker.queue(queue_name).route for queue_name in _delaying(broker, None)]
+def run_delayed(broker: JetStreamBroker, message_id: str, queue_name: str | None = None) -> bool:
+    """Have a message that is held back in a queue, or in any declared one, delivered now; tell whether there was one.
+
+    Raises:
+      QueueNotFound: If the given queue was never declared.
+    """
+    routes = [broker.queue(name).route for name in _delaying(broker, None if queue_name is None else [queue_name])]
     held = [broker.connection.call(partial(scheduled.run_now, route=route, message_id=message_id)) for route in routes]
     return sum(held) > 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from dramatiq.common import current_millis
@@ -12,10 +11,13 @@ from dramatiq.common import current_millis
 from ..broker import JetStreamBroker
 from ..client import Session
 from ..errors import BrokerError, ConnectionFailed, PermissionDenied
-from ..streams import Route, counts, reading
+from ..streams import Route, counts, limits, reading
 from . import plan, queues
+from .finding import Finding
+from .grouping import listed
+from .outside import is_empty, namespaces, unseen
 from .queues import QueueView, views
-from .roles import probe
+from .roles import Probe, probe
 
 #: Milliseconds by which clocks may differ.  Delays are due by the sender's clock.
 MAX_SKEW = 1_000
@@ -31,30 +33,6 @@ SILENT = 60_000
 SECOND_LOOK = 1.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Parameters:
-      level(str): ``"ok"``, ``"note"``, ``"warning"`` or ``"problem"``; the last two need somebody.
-      check(str): What was looked at, such as ``"drift"``.
-      subject(str): On which thing.
-      text(str): What was found.
-      advice(str): What to do about it; None if nothing.
-    """
-
-    level: str
-    check: str
-    subject: str
-    text: str
-    advice: str | None = None
-
-    @property
-    def wrong(self) -> bool:
-        """Whether somebody should do something."""
-        return self.level in ("warning", "problem")
-
-
 def examine(broker: JetStreamBroker, roles: Sequence[str] = (), *, drift: bool = True) -> Iterator[Finding]:
     """Look at everything that is known to go wrong.
 
@@ -67,7 +45,12 @@ def examine(broker: JetStreamBroker, roles: Sequence[str] = (), *, drift: bool =
     Raises:
       ConnectionFailed: If the server cannot be reached.
     """
-    broker.connection.session()
+    denied = _denied_inbox(broker)
+    if denied is not None:
+        yield Finding(
+            "problem", "permissions", "connection", denied, "allow this before anything else can be looked at"
+        )
+        return
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("server", lambda: _server(broker)),
         ("limits", lambda: _limits(broker)),
@@ -75,10 +58,23 @@ def examine(broker: JetStreamBroker, roles: Sequence[str] = (), *, drift: bool =
         ("permissions", lambda: _permissions(broker, roles)),
         ("drift", lambda: _drift(broker) if drift else iter(())),
         ("queues", lambda: _queues(broker)),
+        ("outside", lambda: _outside(broker, drift=drift)),
+        ("attempts", lambda: _attempts(broker)),
         ("replicas", lambda: _replicas(broker)),
     ]
     for name, check in checks:
         yield from _guarded(name, check)
+
+
+def _denied_inbox(broker: JetStreamBroker) -> str | None:
+    """Why no answer of the server can arrive, if none can."""
+    session = broker.connection.session()
+    try:
+        broker.connection.call(lambda session: session.call_api("INFO"))
+    except BrokerError:
+        # A check of its own tells what else may be wrong.
+        return None if session.denied_inbox is None else str(session.denied_inbox)
+    return None
 
 
 def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -143,13 +139,23 @@ async def _skew(session: Session, route: Route) -> int | None:
 
 
 def _permissions(broker: JetStreamBroker, roles: Sequence[str]) -> Iterator[Finding]:
-    for role in roles:
-        denied = [probed for probed in probe(broker, [role]) if not probed.allowed]
-        for probed in denied:
-            advice = f"allow the user to publish to {probed.subject!r}"
-            yield Finding("problem", "permissions", role, probed.error or "it is denied", advice)
-        if not denied:
+    denied: dict[str, dict[str, list[Probe]]] = {role: {} for role in roles}
+    for probed in probe(broker, roles):
+        if not probed.allowed:
+            denied[probed.role].setdefault(probed.pattern, []).append(probed)
+    for role, patterns in denied.items():
+        for pattern, probes in patterns.items():
+            yield _denial(role, pattern, probes)
+        if not patterns:
             yield Finding("ok", "permissions", role, "this user may do what the role needs")
+
+
+def _denial(role: str, pattern: str, probes: Sequence[Probe]) -> Finding:
+    """One permission that is missing, for however many things."""
+    verb, subjects = probes[0].verb, [probed.subject for probed in probes]
+    what = subjects[0] if len(probes) == 1 else f"{pattern} ({len(probes)} {probes[0].things})"
+    advice = f"allow the user to {verb} to {listed(subjects)}"
+    return Finding("problem", "permissions", role, f"no permission to {verb} to {what}", advice)
 
 
 def _drift(broker: JetStreamBroker) -> Iterator[Finding]:
@@ -160,8 +166,7 @@ def _drift(broker: JetStreamBroker) -> Iterator[Finding]:
             yield Finding("warning", "drift", subject, "it is not on the server", "run 'dramatiq-jetstream setup'")
         elif part.state == "differs":
             text = "; ".join(map(str, part.differences))
-            advice = "declare it as the server has it, or run 'dramatiq-jetstream setup --apply-updates'"
-            yield Finding("problem", "drift", subject, text, advice)
+            yield Finding("problem", "drift", subject, text, part.advice)
     if all(part.state == "fits" for part in checked):
         yield Finding("ok", "drift", "server", f"all {len(checked)} streams and consumers fit what is declared")
 
@@ -201,10 +206,10 @@ def _queue(view: QueueView, *, left_alone: bool) -> Iterator[Finding]:
             view.queue,
             f"{view.exhausted} messages are out of attempts and still in the stream",
             "start a worker of this queue, which makes dead letters of them; in a stream of somebody else, look at "
-            f"them with 'dramatiq-jetstream peek {view.queue}'",
+            f"them with 'dramatiq-jetstream peek --queue {view.queue}'",
         )
     if view.paused:
-        advice = f"if that is over, run 'dramatiq-jetstream resume {view.queue}'"
+        advice = f"if that is over, run 'dramatiq-jetstream resume --queue {view.queue}'"
         yield Finding("note", "paused", view.queue, "the queue is paused", advice)
     elif view.missing:
         advice = "run 'dramatiq-jetstream setup', or start a worker"
@@ -233,6 +238,39 @@ def _nobody_pulls(view: QueueView) -> Finding:
     if view.in_flight:
         text += f"; {view.in_flight} more were delivered, and no worker is heard of that holds them"
     return Finding("problem", "pulls", view.queue, text, "start workers of this queue, or look at the ones there are")
+
+
+def _outside(broker: JetStreamBroker, *, drift: bool) -> Iterator[Finding]:
+    """What the server has of the namespace beside the queues that are known here."""
+    if is_empty(broker):
+        name = broker.names.namespace
+        others = listed(namespaces(broker)) or "none"
+        text = f"the server has nothing of the namespace {name!r}; there is: {others}"
+        advice = "run 'dramatiq-jetstream setup', or name the right one with --namespace"
+        yield Finding("warning", "namespace", name, text, advice)
+    for queue in unseen(broker):
+        advice = "look at it with the application (--app)" if not drift else "declare the queue in the application"
+        yield Finding("note", "not looked at", queue.queue, str(queue).removesuffix(": use --app"), advice)
+
+
+def _attempts(broker: JetStreamBroker) -> Iterator[Finding]:
+    """Consumers of somebody else that deliver without end."""
+    for name in sorted(broker.get_declared_queues()):
+        route = broker.queue(name).route
+        config = broker.connection.call(partial(counts.inspect, route=route)).consumer.get("config")
+        if route.settings.bound and config and limits(config).max_deliver is None:
+            yield _endless(route, config.get("max_ack_pending", 0))
+
+
+def _endless(route: Route, held: int) -> Finding:
+    where = f"its consumer {route.consumer!r} has no max_deliver"
+    text = f"{where}: a message out of attempts is held back again and again, and never leaves the stream"
+    if held > 0:
+        text += f"; each takes one of the {held:,} places of max_ack_pending, and then nothing is delivered any more"
+    edit = f"nats consumer edit {route.stream} {route.consumer} --max-deliver 5"
+    return Finding(
+        "warning" if held > 0 else "note", "attempts", route.queue_name, text, f"set a limit, such as '{edit}'"
+    )
 
 
 def _replicas(broker: JetStreamBroker) -> Iterator[Finding]:

@@ -40,6 +40,7 @@ class StoredView:
       headers(dict): Its headers.
       schedule(str): The server's schedule of it, if it is delayed; without one, it is never delivered.
       subject(str): Its subject.
+      enqueued_at(int): When it was sent, as it says itself, in UNIX milliseconds, if it can be decoded.
     """
 
     queue: str
@@ -58,6 +59,7 @@ class StoredView:
     headers: dict[str, str]
     schedule: str | None = None
     subject: str = ""
+    enqueued_at: int | None = None
 
 
 def peek(broker: JetStreamBroker, queue_name: str, limit: int | None = None) -> Iterator[StoredView]:
@@ -144,6 +146,7 @@ def _read(queue: Queue, found: StoredMessage, state: str) -> StoredView:
         headers=found.own_headers,
         schedule=found.headers.get(SCHEDULE) if state == "delayed" else None,
         subject=found.subject,
+        enqueued_at=message.message_timestamp if message else None,
     )
 
 

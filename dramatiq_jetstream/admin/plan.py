@@ -55,7 +55,37 @@ class Checked:
     @property
     def changeable(self) -> bool:
         """Whether the server can change all that differs without a new stream or consumer."""
-        return all(difference.field in CHANGEABLE for difference in self.differences)
+        return not self.keeps_schedules and all(difference.field in CHANGEABLE for difference in self.differences)
+
+    @property
+    def keeps_schedules(self) -> bool:
+        """Whether it differs in ``discard``, which the server does not change while messages may be scheduled."""
+        scheduling = bool((self.found or {}).get("allow_msg_schedules"))
+        return scheduling and any(
+            difference.field == "discard" and difference.expected == "new" for difference in self.differences
+        )
+
+    @property
+    def advice(self) -> str:
+        """What to do about the differences."""
+        stream = self.requirement.stream
+        if self.keeps_schedules:
+            return (
+                "the server cannot switch message schedules off in a stream that exists, and refuses discard='new' "
+                "along with them: leave discard out of the queue's WorkQueue; or let workers finish its messages, "
+                f"remove the stream with 'nats stream rm {stream}', and run 'dramatiq-jetstream setup'"
+            )
+        if not self.changeable:
+            remove = (
+                f"nats consumer rm {stream} {self.requirement.consumer}"
+                if self.requirement.consumer
+                else (f"nats stream rm {stream}")
+            )
+            return (
+                f"the server cannot change that in a {self.requirement.kind} that exists: declare it as the server has "
+                f"it; or let workers finish its messages, remove it with '{remove}', and run 'dramatiq-jetstream setup'"
+            )
+        return "declare it as the server has it, or run 'dramatiq-jetstream setup --apply-updates'"
 
 
 @dataclass(frozen=True)

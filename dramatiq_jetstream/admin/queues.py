@@ -15,6 +15,7 @@ from ..client import Session
 from ..errors import ConsumerNotFound, StreamNotFound
 from ..streams import QueueState, Route, StoredMessage, counts, reading
 from .delivered import held_messages, moment_of, server_time, shares_of
+from .outside import stream_names
 
 #: How long a pause without an end lasts, in milliseconds: a hundred years.
 FOR_EVER = 36_525 * 86_400_000
@@ -96,7 +97,8 @@ def discover(broker: JetStreamBroker) -> list[str]:
     Returns:
       list[str]: Their names.
     """
-    found = [broker.names.queue_name(stream) for stream in broker.connection.call(partial(_streams, broker=broker))]
+    streams = broker.connection.call(partial(stream_names, subject=f"{broker.names.prefix}.work.*.*"))
+    found = [broker.names.queue_name(stream) for stream in streams]
     queue_names = sorted(name for name in found if name is not None)
     for queue_name in queue_names:
         broker.declare_queue(queue_name)
@@ -185,17 +187,6 @@ def _pause(broker: JetStreamBroker, queue_name: str, request: dict[str, str]) ->
         )
     operation = f"CONSUMER.PAUSE.{route.stream}.{route.consumer}"
     broker.connection.call(lambda session: session.call_api(operation, request))
-
-
-async def _streams(session: Session, broker: JetStreamBroker) -> list[str]:
-    streams: list[str] = []
-    while True:
-        request = {"subject": f"{broker.names.prefix}.work.*.*", "offset": len(streams)}
-        answer = await session.call_api("STREAM.NAMES", request)
-        page = answer.get("streams") or []
-        streams += page
-        if not page or len(streams) >= answer["total"]:
-            return streams
 
 
 async def _views(session: Session, broker: JetStreamBroker, listen: bool) -> list[QueueView]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,25 +18,64 @@ ROLES = ("producer", "worker", "provisioner", "operator")
 #: Makes a stream refuse what is published, once the permission was found good.
 _REFUSED = {"Nats-Expected-Stream": "no-such-stream"}
 
+#: What an API subject does, with what it does it to.
+_OPERATIONS = {
+    "STREAM.MSG.GET": "streams",
+    "STREAM.MSG.DELETE": "streams",
+    "STREAM.INFO": "streams",
+    "STREAM.CREATE": "streams",
+    "STREAM.UPDATE": "streams",
+    "STREAM.PURGE": "streams",
+    "DIRECT.GET": "streams",
+    "CONSUMER.MSG.NEXT": "consumers",
+    "CONSUMER.INFO": "consumers",
+    "CONSUMER.CREATE": "consumers",
+    "CONSUMER.PAUSE": "consumers",
+}
+
+#: What the server tells of streams; ``events`` listens to it.
+_ADVISORIES = "$JS.EVENT.ADVISORY.*.>"
+
 #: Seconds to wait for an answer; being denied takes no longer than an answer.
 TIMEOUT = 1.0
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One subject that a role publishes to.
+    """One subject that a role publishes or subscribes to.
 
     Parameters:
       role(str): The role.
       subject(str): The subject.
       allowed(bool): Whether this user may.
       error(str): What the server said, if not.
+      verb(str): ``"publish"`` or ``"subscribe"``.
     """
 
     role: str
     subject: str
     allowed: bool
     error: str | None
+    verb: str = "publish"
+
+    @property
+    def pattern(self) -> str:
+        """The subject without what tells one stream, consumer or queue from the others of its kind."""
+        prefix, api, operation = self.subject.partition(".API.")
+        found = next((known for known in _OPERATIONS if operation.startswith(f"{known}.")), None)
+        if api and found:
+            single = "." not in operation[len(found) + 1 :]
+            return f"{prefix}.API.{found}.{'*' if single else '>'}"
+        tokens = self.subject.split(".")
+        # What is ours begins with "<namespace>.<purpose>", and the server's with "$JS.ACK" or "$KV".
+        return ".".join([*tokens[: 1 if tokens[0] == "$KV" else 2], ">"])
+
+    @property
+    def things(self) -> str:
+        """What such subjects are for."""
+        operation = self.subject.partition(".API.")[2]
+        known = (things for name, things in _OPERATIONS.items() if operation.startswith(f"{name}."))
+        return next(known, "queues")
 
 
 def probe(broker: JetStreamBroker, roles: Sequence[str] = ROLES) -> Iterator[Probe]:
@@ -47,10 +87,15 @@ def probe(broker: JetStreamBroker, roles: Sequence[str] = ROLES) -> Iterator[Pro
       broker(JetStreamBroker): The broker.
       roles(Sequence[str]): Which roles.
     """
-    for role in roles:
-        for subject, body, headers in _needs(broker, role):
-            error = broker.connection.call(partial(_ask, subject=subject, body=body, headers=headers))
-            yield Probe(role, subject, error is None, error)
+    needs = {role: _needs(broker, role) for role in roles}
+    asked = {subject: (body, headers) for needed in needs.values() for subject, body, headers in needed}
+    errors = broker.connection.call(partial(_ask_all, asked=asked))
+    for role, needed in needs.items():
+        for subject, _, _ in needed:
+            yield Probe(role, subject, errors[subject] is None, errors[subject])
+        if role == "operator":
+            error = _listen(broker)
+            yield Probe(role, _ADVISORIES, error is None, error, "subscribe")
 
 
 #: Subjects with what to publish to them.
@@ -104,6 +149,7 @@ def _operator(broker: JetStreamBroker, queue: Queue) -> Needs:
         yield f"{api}.STREAM.PURGE.{stream}", b"{", None
         yield f"{api}.DIRECT.GET.{stream}", b"{", None
     yield f"{api}.CONSUMER.INFO.{route.stream}.{route.consumer}", b"", None
+    yield f"{api}.DIRECT.GET.KV_{broker.attempts.bucket}", b"{", None
     yield f"{api}.CONSUMER.PAUSE.{route.stream}.{route.consumer}", b"{", None
     yield queue.route.subject("probe"), b"", _REFUSED
 
@@ -113,6 +159,20 @@ _QUEUE_NEEDS = {"producer": _producer, "worker": _worker, "provisioner": _provis
 
 def _api(broker: JetStreamBroker) -> str:
     return f"$JS.{broker.settings.domain}.API" if broker.settings.domain else "$JS.API"
+
+
+async def _ask_all(session: Session, asked: Mapping[str, tuple[bytes, dict[str, str] | None]]) -> dict[str, str | None]:
+    """Ask all at once: where a permission is there and nobody answers, it takes the whole timeout to know."""
+    answers = await asyncio.gather(*(_ask(session, subject, *request) for subject, request in asked.items()))
+    return dict(zip(asked, answers, strict=True))
+
+
+def _listen(broker: JetStreamBroker) -> str | None:
+    try:
+        broker.subscribe(_ADVISORIES, lambda subject, body: None).close()
+    except PermissionDenied as error:
+        return str(error)
+    return None
 
 
 async def _ask(session: Session, subject: str, body: bytes, headers: dict[str, str] | None) -> str | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import dramatiq
 
 from ..broker import JetStreamBroker
+from ..errors import described
 from .failures import USAGE, Failure
 
 
@@ -40,10 +43,30 @@ def import_application(app: str, path: Sequence[str], modules: Sequence[str]) ->
 
 
 def _import(name: str) -> object:
-    try:
+    if name.endswith(".py") or "/" in name:
+        raise Failure(
+            f"{name!r} is a file: name the module, such as 'app' of app.py, and its folder with --path", USAGE
+        )
+    with _failing(name):
         return importlib.import_module(name)
-    except ImportError as error:
+
+
+@contextmanager
+def _failing(name: str) -> Iterator[None]:
+    """Turn whatever an application raises into a sentence; it may raise anything."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
         raise Failure(f"{name!r} cannot be imported: {error}; is --path right?", USAGE) from error
+    except (Exception, SystemExit) as error:
+        raise Failure(f"{name!r} cannot be imported: {described(error)}{_place(error)}", USAGE) from error
+
+
+def _place(error: BaseException) -> str:
+    """Where in the application something was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if not frame.filename.startswith(("<frozen", importlib.__file__, __file__))]
+    return f" ({inside[-1].filename}, line {inside[-1].lineno})" if inside else ""
 
 
 def _attribute(module: object, app: str, attributes: str) -> object:
@@ -52,7 +75,8 @@ def _attribute(module: object, app: str, attributes: str) -> object:
     except AttributeError as error:
         raise Failure(f"{app!r} cannot be imported: {error}", USAGE) from error
     if callable(found):
-        found()
+        with _failing(app):
+            found()
         return _global_broker(app)
     return found
 

@@ -43,11 +43,26 @@ def read_context(name: str) -> dict[str, str]:
     if fields is None:
         known = ", ".join(sorted(found.stem for found in folder().glob("*.json"))) or "none"
         raise Failure(f"there is no NATS context {name!r} in {folder()}; there is: {known}", USAGE)
-    # The file is not among the variables of the frames, nor in an exception before this one.
-    if isinstance(fields, str):
-        raise Failure(f"the NATS context {path} cannot be read: {fields}", USAGE)
+    problem = fields if isinstance(fields, str) else _problem(fields)
+    if problem is not None:
+        # What the file holds is not among the variables of the frames, nor in an exception before this one.
+        del fields
+        raise Failure(f"the NATS context {path} cannot be read: {problem}", USAGE)
+    assert isinstance(fields, dict)
     given = {ours: str(fields[theirs]) for ours, theirs in KEYS.items() if fields.get(theirs)}
     return {ours: os.path.expanduser(value) if ours in _PATHS else value for ours, value in given.items()}
+
+
+def _problem(fields: dict[str, Any]) -> str | None:
+    """What is wrong with one of a context's fields, without its value: somebody may have put a seed there."""
+    for ours, theirs in KEYS.items():
+        value = fields.get(theirs)
+        if value and not isinstance(value, str):
+            return f"its field {theirs!r} is no text"
+        # A path with a NUL is none either.
+        if value and ours in _PATHS and not os.path.isfile(os.path.expanduser(value)):
+            return f"its field {theirs!r} names no file"
+    return None
 
 
 def _read(path: Path) -> dict[str, Any] | str | None:

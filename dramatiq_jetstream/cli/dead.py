@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -12,26 +12,31 @@ from dramatiq.common import current_millis
 from .. import admin
 from ..admin import DeadFilter, DeadSummary
 from ..dead_letters import DeadLetter
+from ..names import escape
+from .choosing import HiddenArgument
 from .command import command
-from .failures import USAGE, WRONG, Failure
+from .failures import USAGE, WRONG, Failure, unknown
 from .listing import Listing
 from .messages import print_whole, view_fields
 from .operator import Operator
 from .output import age, confirm, cut, table
 from .root import dead
-from .values import DURATION
+from .values import DURATION, Count
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: How many dead letters a table shows unless told otherwise; more than a screen.
 LIMIT = 100
 
+#: The widths to which reasons and exceptions are cut before another column is left out.
+REASON, EXCEPTION = 18, 24
+
 #: How many failures are told one by one.
 TOLD = 10
 
 FILTERS = (
-    click.option("--queue", help="Those of this queue."),
-    click.option("--actor", help="Those for this actor."),
+    click.option("--queue", metavar="QUEUE", help="Those of this queue."),
+    click.option("--actor", metavar="ACTOR", help="Those for this actor."),
     click.option("--reason", metavar="TEXT", help="Those with this in their reason."),
     click.option("--older-than", type=DURATION, help="Those that failed at least so long ago."),
     click.option("--younger-than", type=DURATION, help="Those that failed less than so long ago."),
@@ -46,9 +51,47 @@ def filters(function: F) -> F:
     return function
 
 
-def chosen_by(values: dict[str, Any], numbers: tuple[int, ...] = ()) -> DeadFilter:
-    """The filter that the options describe."""
-    return DeadFilter(numbers=numbers, **values)
+def chosen_by(operator: Operator, values: dict[str, Any], words: Sequence[str] = ()) -> DeadFilter:
+    """The filter that options and words describe: a word is a number, or a queue.
+
+    Raises:
+      Failure: If there is no such queue or actor, or if several queues are named.
+    """
+    # No number has more than twenty digits.
+    numbers = tuple(int(word[:21]) for word in words if _is_number(word))
+    queues = dict.fromkeys([word for word in words if not _is_number(word)] + [values["queue"]] * bool(values["queue"]))
+    if len(queues) > 1:
+        raise Failure(f"several queues are named: {', '.join(map(repr, queues))}; name one with --queue", USAGE)
+    chosen = DeadFilter(**{**values, "queue": next(iter(queues), None), "numbers": numbers})
+    operator.check_namespace()
+    _check_names(operator, chosen)
+    return chosen
+
+
+def _is_number(word: str) -> bool:
+    return word.isascii() and word.isdecimal()
+
+
+def _check_names(operator: Operator, chosen: DeadFilter) -> None:
+    """Refuse the names of a queue and an actor that nothing has, neither here nor among the dead letters."""
+    queues, actors = operator.broker.get_declared_queues(), operator.broker.get_declared_actors()
+    strange = chosen.queue is not None and chosen.queue not in queues
+    if not strange and (chosen.actor is None or chosen.actor in actors):
+        return
+    dead = admin.dead_by_queue_and_actor(operator.broker)
+    known = queues | {queue for queue, _ in dead}
+    if chosen.queue is not None and not _is_among(chosen.queue, known):
+        raise unknown("queue", chosen.queue, known)
+    known = actors | {actor for _, actor in dead if actor}
+    if chosen.actor is not None and (dead or operator.has_application) and not _is_among(chosen.actor, known):
+        # Without the application an actor may exist that has no dead letters.
+        more = "" if operator.has_application else ", of those that have dead letters"
+        raise unknown("actor", chosen.actor, known, more, USAGE if operator.has_application else WRONG)
+
+
+def _is_among(name: str, known: Collection[str]) -> bool:
+    # A long name is cut on the server.
+    return name in known or escape(name) in known
 
 
 @command(
@@ -60,13 +103,16 @@ def chosen_by(values: dict[str, Any], numbers: tuple[int, ...] = ()) -> DeadFilt
   dramatiq-jetstream dead list --json | jq .message_id
 """,
 )
+@click.argument("words", nargs=-1, cls=HiddenArgument)
 @filters
-@click.option("--limit", type=click.IntRange(0), help="How many at most; 0 for all.  [default: 100, with --json all]")
-def list_dead(operator: Operator, limit: int | None, **values: Any) -> int:
+@click.option("--limit", type=Count(0), help="How many at most; 0 for all.  [default: 100, with --json all]")
+def list_dead(operator: Operator, words: tuple[str, ...], limit: int | None, **values: Any) -> int:
     """List dead letters, oldest first."""
+    chosen = chosen_by(operator, values, words)
+    check_numbers(operator, chosen.numbers)
     if limit is None:
         limit = 0 if operator.output.as_json else LIMIT
-    letters = admin.select_dead(operator.broker, chosen_by(values))
+    letters = admin.select_dead(operator.broker, chosen)
     shown = islice(letters, limit or None)
     if operator.output.as_json:
         for letter in shown:
@@ -100,16 +146,16 @@ def show_dead(operator: Operator, number: int) -> int:
   dramatiq-jetstream dead requeue --all --yes
 """,
 )
-@click.argument("numbers", type=click.IntRange(1), nargs=-1)
+@click.argument("words", metavar="[NUMBER]...", nargs=-1)
 @filters
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def requeue_dead(operator: Operator, numbers: tuple[int, ...], everything: bool, yes: bool, **values: Any) -> int:
+def requeue_dead(operator: Operator, words: tuple[str, ...], everything: bool, yes: bool, **values: Any) -> int:
     """Put dead letters back into their queues, with all their attempts ahead of them.
 
     Each is removed from the dead letters only once its queue has stored it.
     """
-    chosen = _chosen(numbers, everything, values)
+    chosen = _chosen(operator, words, everything, values)
     summary = _preview(operator, chosen, "Requeue", yes=yes)
     if not summary.count:
         operator.say("There are no such dead letters.")
@@ -133,13 +179,13 @@ def requeue_dead(operator: Operator, numbers: tuple[int, ...], everything: bool,
   dramatiq-jetstream dead purge --queue default --older-than 3d
 """,
 )
-@click.argument("numbers", type=click.IntRange(1), nargs=-1)
+@click.argument("words", metavar="[NUMBER]...", nargs=-1)
 @filters
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def purge_dead(operator: Operator, numbers: tuple[int, ...], everything: bool, yes: bool, **values: Any) -> int:
+def purge_dead(operator: Operator, words: tuple[str, ...], everything: bool, yes: bool, **values: Any) -> int:
     """Remove dead letters for good; messages that somebody else's stream keeps stay there."""
-    chosen = _chosen(numbers, everything, values)
+    chosen = _chosen(operator, words, everything, values)
     summary = _preview(operator, chosen, "Remove", yes=yes)
     removed = admin.purge_dead(operator.broker, chosen, summary.last)
     if operator.output.as_json:
@@ -148,11 +194,11 @@ def purge_dead(operator: Operator, numbers: tuple[int, ...], everything: bool, y
     return 0
 
 
-def _chosen(numbers: tuple[int, ...], everything: bool, values: dict[str, Any]) -> DeadFilter:
-    chosen = chosen_by(values, numbers)
-    if (chosen == DeadFilter()) is not everything:
+def _chosen(operator: Operator, words: tuple[str, ...], everything: bool, values: dict[str, Any]) -> DeadFilter:
+    given = bool(words) or any(value is not None for value in values.values())
+    if given is everything:
         raise Failure("say which: numbers, or filters such as --queue, or --all", USAGE)
-    return chosen
+    return chosen_by(operator, values, words)
 
 
 def _preview(operator: Operator, chosen: DeadFilter, verb: str, *, yes: bool) -> DeadSummary:
@@ -163,21 +209,21 @@ def _preview(operator: Operator, chosen: DeadFilter, verb: str, *, yes: bool) ->
             operator.say(f"… {summary.count} in all:")
             rows = [(count, *group) for group, count in summary.groups.items()]
             operator.output.show(table(("count", "queue", "actor", "reason"), rows, right=("count",), drop=("actor",)))
-    missing = _missing(operator, chosen.numbers)
-    if missing:
-        numbers = ", ".join(map(str, missing))
-        raise Failure(f"there is no dead letter {numbers}: requeued, purged, or expired; nothing was changed", WRONG)
+    check_numbers(operator, chosen.numbers)
     if summary.count:
         confirm(f"{verb} {summary.count} dead letters?", yes=yes)
     return summary
 
 
-def _missing(operator: Operator, numbers: tuple[int, ...]) -> list[int]:
-    """Which of the numbers have no dead letter."""
+def check_numbers(operator: Operator, numbers: tuple[int, ...]) -> None:
+    """Raise Failure if one of the numbers has no dead letter."""
     if not numbers:
-        return []
+        return
     found = {letter.number for letter in admin.select_dead(operator.broker, DeadFilter(numbers=numbers))}
-    return sorted(set(numbers) - found)
+    missing = sorted(set(numbers) - found)
+    if missing:
+        told = ", ".join(map(str, missing))
+        raise Failure(f"there is no dead letter {told}: requeued, purged, or expired; nothing was changed", WRONG)
 
 
 def _requeue(operator: Operator, chosen: DeadFilter, summary: DeadSummary) -> tuple[int, int, list[dict[str, Any]]]:
@@ -208,7 +254,13 @@ def _print_pages(operator: Operator, letters: Iterator[DeadLetter]) -> int:
 
 def _table(letters: Iterable[DeadLetter]) -> Listing:
     headers = ("number", "age", "queue", "actor", "tries", "reason", "exception")
-    return table(headers, map(_row, letters), right=("number", "age", "tries"), drop=("tries", "age", "actor"))
+    return table(
+        headers,
+        map(_row, letters),
+        right=("number", "age", "tries"),
+        drop=("tries", "age", "actor"),
+        least={"reason": REASON, "exception": EXCEPTION},
+    )
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
@@ -216,4 +268,5 @@ def _row(letter: DeadLetter) -> tuple[object, ...]:
     kept = " (kept)" if letter.kept else ""
     since = age(max(current_millis() - letter.failed_at, 0))
     actor = letter.actor_name or "-"
-    return letter.number, since, letter.queue_name, actor, letter.attempts, letter.reason + kept, cut(raised)
+    reason = (letter.reason or "-") + kept
+    return letter.number, since, letter.queue_name or "-", actor, letter.attempts, reason, cut(raised)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from queue import Empty, SimpleQueue
 
 import click
@@ -15,9 +14,9 @@ from ..admin import Event, Finding
 from .command import command
 from .failures import WRONG
 from .operator import Operator
-from .output import moment, table
+from .output import fields_of, moment, table
 from .root import main
-from .values import DURATION
+from .values import DURATION, Count
 
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "red"}
 
@@ -34,15 +33,15 @@ _GLANCE = 0.5
 """,
 )
 @click.option("--for", "duration", type=DURATION, help="How long to listen.  [default: until Ctrl-C]")
-@click.option("--count", type=click.IntRange(1), help="End after so many.")
+@click.option("--count", type=Count(1), help="End after so many.")
 def events(operator: Operator, duration: int | None, count: int | None) -> int:
     """Follow what the server tells of our streams: attempts exceeded, messages terminated or naked, pauses."""
     heard: SimpleQueue[Event] = SimpleQueue()
     ends = None if duration is None else time.monotonic() + duration / 1000
     printed = 0
     with admin.follow_events(operator.broker, heard.put):
-        operator.output.errors.print("Listening for advisories; Ctrl-C ends this.", style="dim")
         try:
+            operator.output.warn("Listening for advisories; Ctrl-C ends this.", "dim")
             while (count is None or printed < count) and (ends is None or time.monotonic() < ends):
                 printed += _print_next(operator, heard, ends)
         except KeyboardInterrupt:
@@ -68,15 +67,14 @@ def events(operator: Operator, duration: int | None, count: int | None) -> int:
 def doctor(operator: Operator, roles: Sequence[str]) -> int:
     """Look for what is wrong, and say what to do about it; exits with 1 if there is something.
 
-    With an application (--app) what is declared is compared with the server, too.
+    The worst comes first, and what is the same of several things is one line. With an application (--app) what is
+    declared is compared with the server, too.
     """
-    found = []
-    for finding in admin.examine(operator.broker, roles or ["operator"], drift=operator.has_application):
-        found.append(finding)
-        if operator.output.as_json:
-            operator.output.record(asdict(finding))
+    found = admin.grouped(admin.examine(operator.broker, roles or ["operator"], drift=operator.has_application))
     if not operator.output.as_json:
         _print_findings(operator, found)
+    for finding in found if operator.output.as_json else ():
+        operator.output.record(fields_of(finding))
     return WRONG if any(finding.wrong for finding in found) else 0
 
 
@@ -88,7 +86,7 @@ def _print_next(operator: Operator, heard: SimpleQueue[Event], ends: float | Non
     except Empty:
         return 0
     if operator.output.as_json:
-        operator.output.record(asdict(event))
+        operator.output.record(fields_of(event))
     operator.say(_line(event))
     return 1
 
@@ -113,6 +111,7 @@ def _print_findings(operator: Operator, found: Sequence[Finding]) -> None:
     operator.output.show(table(("level", "check", "on", "found"), rows, drop=("check",), wrap="found"))
     advised = [finding for finding in found if finding.advice]
     if advised:
-        operator.say("\nWhat to do:", "bold")
+        operator.say("")
+        operator.say("What to do:", "bold")
     for finding in advised:
-        operator.say(f"  {finding.check}, {finding.subject}: {finding.advice}")
+        operator.output.say(f"  {finding.check}, {finding.subject}: {finding.advice}", indent=4)

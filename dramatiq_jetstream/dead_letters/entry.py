@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from ..streams import StoredMessage
 from ..wire import ACTOR, MESSAGE_ID, Headers, unquote_text
 from . import letter
+
+#: No integer of a moment that anybody means has more digits.
+_TIMESTAMP = re.compile(r"-?[0-9]{1,40}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class DeadLetter:
             exception_text=_json_text(headers, letter.EXCEPTION_TEXT),
             traceback=_json_text(headers, letter.TRACEBACK),
             attempts=_number(headers, letter.ATTEMPTS),
-            enqueued_at=_number(headers, letter.ENQUEUED),
+            enqueued_at=_timestamp(headers, letter.ENQUEUED),
             failed_at=_number(headers, letter.FAILED) or entry.timestamp // 1_000_000,
             worker=_text(headers, letter.WORKER) or "",
             stream=headers.get(letter.STREAM, ""),
@@ -98,6 +102,12 @@ def _json_text(headers: Headers, name: str) -> str | None:
         return str(json.loads(headers[name]))
     except (ValueError, RecursionError):
         return headers[name]
+
+
+def _timestamp(headers: Headers, name: str) -> int:
+    """What a sender gave as the time, which may be before 1970, or never."""
+    value = headers.get(name, "")
+    return int(value) if _TIMESTAMP.fullmatch(value) else 0
 
 
 def _number(headers: Headers, name: str) -> int:

@@ -124,6 +124,21 @@ class AttemptRecords:
         records = await reading.read_last(session, f"KV_{self.bucket}", list(sequences))
         return {sequences[record.subject]: _due(record) for record in records}
 
+    async def find(self, session: Session, message: StoredMessage) -> tuple[AttemptRecord, int, int] | None:
+        """The record of a stored message, when it was stored and when the retry is due, in UNIX milliseconds.
+
+        None if there is no record, or none that can be read.
+        """
+        subject = self._subject_of(message.stream, message.sequence, message.timestamp)
+        for found in await reading.read_last(session, f"KV_{self.bucket}", [subject]):
+            try:
+                record = self._read(found.headers, found.body)
+            except Exception as error:
+                self.logger.debug("The record of %s:%d cannot be read: %r", message.stream, message.sequence, error)
+                continue
+            return record, found.timestamp // 1_000_000, _due(found)
+        return None
+
     def _subject(self, delivery: Delivery) -> str:
         origin = delivery.origin
         return self._subject_of(origin.stream, origin.sequence, origin.timestamp)
@@ -176,5 +191,9 @@ class AttemptRecords:
 
 
 def _due(record: StoredMessage) -> int:
-    """When the message of a record is delivered again, in UNIX milliseconds."""
-    return record.timestamp // 1_000_000 + int(record.headers.get(TTL, 0)) * 1000 - GRACE
+    """When the message of a record is delivered again, in UNIX milliseconds; 0 if the record does not say."""
+    seconds = record.headers.get(TTL, "")
+    if not (seconds.isascii() and seconds.isdecimal()):
+        # The server takes durations such as "1h", too.
+        return 0
+    return record.timestamp // 1_000_000 + int(seconds) * 1000 - GRACE

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .server import NatsServer
+from .server_process import BINARY_VARIABLE
 
-__all__ = ["NatsServer"]
+__all__ = ["BINARY_VARIABLE", "NatsServer"]

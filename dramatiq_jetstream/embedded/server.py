@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 import weakref
@@ -16,12 +16,18 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from ..errors import EmbeddedServerError
-from .server_process import ServerProcess, find_binary
+from .server_process import ServerProcess, check_version, find_binary
 
 __all__ = ["NatsServer"]
 
 #: How often, in milliseconds, a starting server is asked whether it is ready.
 POLL_INTERVAL = 10
+
+#: Seconds to wait for a server's greeting; one that speaks TLS at once has none.
+GREETING_TIMEOUT = 1.0
+
+#: The mode of folders that are made for streams and logs.
+FOLDER_MODE = 0o700
 
 
 class NatsServer:
@@ -34,12 +40,13 @@ class NatsServer:
     Parameters:
       port(int): The port to listen on. By default the server picks a free one at its first start and keeps it.
       store(str | PathLike): The folder for streams. By default a temporary one that is removed by :meth:`stop`; a
-        given one is kept.
-      log(str | PathLike): The file the server's output is added to. By default a temporary one.
+        given one is kept. What is made of it is for this user alone.
+      log(str | PathLike): The file the server's output is added to, made for this user alone. By default a temporary
+        one.
       config(str): More of nats-server's configuration: users, limits and the like. What it sets wins over what this
-        class sets.
-      binary(str | PathLike): The nats-server to run. By default the one that the extra ``server`` installs, then the
-        first on PATH.
+        class sets. There is no monitoring port unless it says so, because that asks for no credentials.
+      binary(str | PathLike): The nats-server to run, 2.12 or newer. By default the one that the environment variable
+        NATS_SERVER_BINARY names, then the one that the extra ``server`` installs, then the first on PATH.
       timeout(int): How long, in milliseconds, the server may take until JetStream is ready.
     """
 
@@ -104,12 +111,14 @@ class NatsServer:
         """Start the server and wait until JetStream is ready.
 
         Raises:
-          EmbeddedServerError: When no binary is found, when the server exits or is not ready in time (with the last
-            lines of its log), or when it is running already.
+          EmbeddedServerError: When no binary is found or it is too old, when the store or the log cannot be used, when
+            the port is taken, when the server exits or is not ready in time (with the last lines of its log), or when
+            it is running already.
         """
         if self._running is not None:
             raise EmbeddedServerError(f"The embedded nats-server is running already, at {self.url}.")
         binary = find_binary(self._binary)
+        check_version(binary, self.timeout)
         atexit.register(self.stop)
         try:
             self._prepare()
@@ -157,12 +166,12 @@ class NatsServer:
     def _prepare(self) -> None:
         if self._directory is None:
             self._directory = Path(tempfile.mkdtemp(prefix="dramatiq-jetstream-"))
-        for folder in (self.store_path, self.log_path.parent, self._own_path("ports")):
-            folder.mkdir(parents=True, exist_ok=True)
+        for what, folder in (("store", self.store_path), ("log's folder", self.log_path.parent)):
+            _make_folder(what, folder)
+        self._own_path("ports").mkdir(exist_ok=True)
         settings = {
             "host": "127.0.0.1",
             "port": self._held_port or self._given_port or -1,
-            "http": "127.0.0.1:-1",
             "ports_file_dir": str(self._own_path("ports")),
             "jetstream": {"store_dir": str(self.store_path)},
         }
@@ -177,6 +186,11 @@ class NatsServer:
             late = time.monotonic() >= deadline
             if status is not None and not late and self._lost_its_port(process):
                 process = self._spawn(binary)
+            elif status is not None and _found_port_taken(process):
+                raise EmbeddedServerError(
+                    f"port {self._held_port or self._given_port} of 127.0.0.1 is taken (address already in use): end "
+                    "what listens there, or choose another port; 0 on the command line takes a free one"
+                )
             elif status is not None:
                 raise _failure(f"exited with status {status} before it was ready", process)
             elif late:
@@ -190,22 +204,23 @@ class NatsServer:
     def _lost_its_port(self, process: ServerProcess) -> bool:
         # Between a stop and a start a reconnecting client can hold the port for a moment: its own socket gets that
         # very port as its local one, and connects to itself.
-        return self._held_port is not None and any("address already in use" in line for line in process.log_lines())
+        return self._held_port is not None and _found_port_taken(process)
 
     def _is_ready(self, process: ServerProcess) -> bool:
-        ports = self._announced_ports(process)
-        if ports is None or not _is_healthy(ports["monitoring"]):
+        port = self._announced_port(process)
+        if port is None or not _greets(port):
             return False
-        self._held_port = ports["nats"]
+        self._held_port = port
         return True
 
-    def _announced_ports(self, process: ServerProcess) -> dict[str, int] | None:
+    def _announced_port(self, process: ServerProcess) -> int | None:
+        # The server writes this when everything listens, which is after JetStream has read its streams.
         for path in self._own_path("ports").glob(f"*_{process.pid}.ports"):
             try:
                 announced: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:  # The server is writing it.
                 return None
-            return {name: urlsplit(urls[0]).port or 0 for name, urls in announced.items()}
+            return urlsplit(announced["nats"][0]).port
         return None
 
     def _end(self, signal_number: signal.Signals) -> None:
@@ -220,16 +235,37 @@ class NatsServer:
         atexit.unregister(self.stop)
 
 
-def _is_healthy(monitoring_port: int) -> bool:
-    # Asked over HTTP, because that needs no credentials: the configuration may have users or TLS.
-    connection = http.client.HTTPConnection("127.0.0.1", monitoring_port, timeout=1)
+def _greets(port: int) -> bool:
+    """Whether the server speaks to clients; that needs no credentials."""
     try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
+        with socket.create_connection(("127.0.0.1", port), timeout=GREETING_TIMEOUT) as connection:
+            return connection.recv(5) == b"INFO "
+    except TimeoutError:
+        return True
+    except OSError:
         return False
-    finally:
-        connection.close()
+
+
+def _make_folder(what: str, folder: Path) -> None:
+    """Make a folder, and those above it, for this user alone; what exists stays as it is."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        for path in reversed(missing):
+            path.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        # Raises if it is something else, or may not be looked into.
+        with os.scandir(folder):
+            pass
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        raise EmbeddedServerError(
+            f"the {what} {folder} cannot be used: {reason}; name a folder that this user may write to"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise EmbeddedServerError(f"the {what} {folder} cannot be used: this user may not write to it")
+
+
+def _found_port_taken(process: ServerProcess) -> bool:
+    return any("address already in use" in line for line in process.log_lines())
 
 
 def _failure(what: str, process: ServerProcess) -> EmbeddedServerError:

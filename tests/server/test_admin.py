@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import dramatiq
 import pytest
 from dramatiq import Message
 
 from dramatiq_jetstream import JetStreamBroker, NatsServer, WorkQueue, admin
-from dramatiq_jetstream.admin import DeadFilter, Event
+from dramatiq_jetstream.admin import DeadFilter, Event, Finding
 from dramatiq_jetstream.errors import ConsumerNotFound, Difference, QueueNotFound
 from tests.support.admin import Admin
 from tests.support.operated import fill, imported
@@ -467,3 +468,56 @@ def test_events_tell_of_pauses_and_exceeded_attempts(filled: JetStreamBroker, ad
         ("consumer resumed", "default"),
     ]
     assert heard[0].until is not None
+
+
+def findings_of(broker: JetStreamBroker, check: str, *, drift: bool = True) -> list[Finding]:
+    return [finding for finding in admin.examine(broker, drift=drift) if finding.check == check]
+
+
+@pytest.mark.parametrize(("held", "level"), [(1_000, "warning"), (-1, "note")])
+def test_doctor_warns_of_a_bound_consumer_that_delivers_without_end(
+    filled: JetStreamBroker, admin_client: Admin, held: int, level: str
+) -> None:
+    route = filled.queue("images").route
+    found = admin_client.consumer(route.stream, route.consumer)["config"]
+    config = {**found, "max_deliver": -1, "max_ack_pending": held}
+    path = f"{route.stream}.{route.consumer}.{route.filter}"
+    before = findings_of(filled, "attempts")
+    admin_client.api(f"CONSUMER.CREATE.{path}", {"stream_name": route.stream, "config": config, "action": "update"})
+
+    [finding] = findings_of(filled, "attempts")
+
+    assert before == []
+    assert (finding.level, finding.subject) == (level, "images")
+    assert "'BW' has no max_deliver" in finding.text
+    assert ("places of max_ack_pending" in finding.text) is (held > 0)
+    assert f"nats consumer edit {route.stream} BW --max-deliver" in (finding.advice or "")
+
+
+def test_doctor_says_what_to_do_where_schedules_cannot_be_switched_off(nats_url: str, namespace: str) -> None:
+    with closing(JetStreamBroker(nats_url, namespace=namespace)) as before:
+        before.declare_queue("default")
+        before.setup()
+    limited = {"default": WorkQueue(discard="new", max_msgs=10)}
+    with closing(JetStreamBroker(nats_url, namespace=namespace, queues=limited, declare="never")) as after:
+        after.declare_queue("default")
+        findings = [finding for finding in findings_of(after, "drift") if "discard" in finding.text]
+        [part] = [part for part in admin.check(after) if part.differences]
+
+    assert [finding.level for finding in findings] == ["problem"]
+    assert "the server cannot switch message schedules off" in (findings[0].advice or "")
+    assert "leave discard out of the queue's WorkQueue" in (findings[0].advice or "")
+    assert f"nats stream rm {namespace}_default" in (findings[0].advice or "")
+    assert not part.changeable
+
+
+def test_doctor_tells_what_the_server_has_outside_of_the_queues(
+    filled: JetStreamBroker, nats_url: str, namespace: str
+) -> None:
+    with closing(JetStreamBroker(nats_url, namespace=namespace, declare="never")) as outsider:
+        admin.discover(outsider)
+        [finding] = findings_of(outsider, "not looked at", drift=False)
+
+    assert (finding.level, finding.subject) == ("note", "images")
+    assert finding.text == "1 dead letter of queue 'images', in no stream of ours"
+    assert "--app" in (finding.advice or "")

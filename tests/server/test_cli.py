@@ -159,7 +159,8 @@ def test_queues_have_a_row_each_and_a_sum(shell: Shell, ids: dict[str, str]) -> 
     assert rows["slow"][1:7] == ["0", "0", "1", "1", "0", "0"]
     assert rows["images"][5:7] == ["1", "1"]
     assert rows["all"][1:7] == ["1", "0", "1", "1", "1", "2"]
-    assert "images" not in server_only
+    assert not re.search("^images", server_only, re.MULTILINE)
+    assert "Not shown: 1 dead letter of queue 'images', in no stream of ours: use --app." in server_only
     records = shell.records("queues", "--app", APP)
     assert all(record.keys() == documented("queues") for record in records)
     assert all(record["rate_in"] is not None for record in records)
@@ -193,6 +194,8 @@ def test_show_finds_a_message_wherever_it_is(shell: Shell, ids: dict[str, str]) 
     assert "there is no message" in shell.text("show", "no-such-id", status=1)
     [record] = shell.records("show", ids["dead"], "--namespace", shell.namespace)
     assert record.keys() == documented("dead list")
+    [record] = shell.records("show", ids["retrying"], "--namespace", shell.namespace)
+    assert record.keys() == documented("peek") | {"attempts", "max_attempts", "exception", "next_try"}
 
 
 def test_dead_letters_are_listed_by_filters(shell: Shell, ids: dict[str, str]) -> None:
@@ -345,6 +348,33 @@ def test_server_on_a_busy_port_says_so(shell: Shell, nats_url: str) -> None:
     output = shell.run("server", "--port", port, status=1).output
 
     assert "address already in use" in output
+    assert output.startswith(f"Error: port {port} of 127.0.0.1 is taken")
+    assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--store", "--log"])
+def test_server_in_an_impossible_place_is_a_sentence(shell: Shell, tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").touch()
+    place = str(tmp_path / "file" / "deeper")
+
+    output = shell.run("server", "--port", "0", option, place, status=1).output
+    empty = shell.run("server", "--port", "0", option, "", status=2).output
+
+    assert "cannot be used: it is not a folder" in output
+    assert len(output.splitlines()) == 1
+    assert f"{option} is empty" in empty
+
+
+def test_server_that_is_too_old_or_missing_is_a_sentence(shell: Shell, tmp_path: Path) -> None:
+    old = tmp_path / "nats-server"
+    old.write_text("#!/bin/sh\necho 'nats-server: v2.10.29'\n")
+    old.chmod(0o755)
+
+    refused = shell.run("server", "--port", "0", "--binary", str(old), status=1).output
+    missing = shell.run("server", "--port", "0", "--binary", str(tmp_path / "none"), status=1).output
+
+    assert "is nats-server 2.10.29, but 2.12 or newer is needed" in refused
+    assert "none is not an executable file" in missing
 
 
 def test_no_colour_goes_into_a_pipe(ids: dict[str, str], environment: dict[str, str], namespace: str) -> None:

@@ -4,11 +4,12 @@ import asyncio
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from nats.js import JetStreamContext
 
 from dramatiq_jetstream.embedded.server import NatsServer
 from dramatiq_jetstream.errors import EmbeddedServerError
+from tests.support.certificates import Certificates
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 
 T = TypeVar("T")
@@ -61,6 +64,19 @@ def stream_count(server: NatsServer, **options: Any) -> int:
 def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def listening_ports(pid: int) -> set[int]:
+    """The TCP ports that a process listens on, of Linux's tables."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            sockets.add(os.readlink(descriptor))
+    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    fields = [line.split() for line in lines]
+    return {
+        int(each[1].rpartition(":")[2], 16) for each in fields if each[3] == "0A" and f"socket:[{each[9]}]" in sockets
+    }
 
 
 def test_started_server_answers_jetstream_requests() -> None:
@@ -218,6 +234,97 @@ def test_taken_port_fails_the_start_at_once(tmp_path: Path) -> None:
         NatsServer(port=first.port),
     ):
         pass
+
+
+def test_taken_port_is_one_sentence_that_names_it() -> None:
+    with NatsServer() as first, pytest.raises(EmbeddedServerError) as raised, NatsServer(port=first.port):
+        pass
+
+    assert str(raised.value).startswith(f"port {first.port} of 127.0.0.1 is taken")
+    assert "choose another port" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def is_private(path: Path) -> bool:
+    return stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+
+
+def test_what_is_made_for_streams_and_logs_is_for_this_user_alone(tmp_path: Path) -> None:
+    existing = tmp_path / "existing"
+    existing.mkdir(mode=0o755)
+    store, log = existing / "a" / "store", existing / "b" / "log"
+
+    with NatsServer(store=store, log=log):
+        pass
+
+    assert [path for path in (store.parent, store, log.parent, log) if not is_private(path)] == []
+    assert stat.S_IMODE(existing.stat().st_mode) == 0o755
+
+
+def test_server_has_no_port_that_asks_for_no_credentials() -> None:
+    with NatsServer(config="authorization { user: alice, password: secret }") as server:
+        assert listening_ports(server.pid) == {server.port}
+
+
+def test_monitoring_is_there_if_the_configuration_says_so() -> None:
+    [monitoring] = free_ports(1)
+    with NatsServer(config=f"http: 127.0.0.1:{monitoring}") as server:
+        assert listening_ports(server.pid) == {server.port, monitoring}
+
+
+def test_server_that_speaks_nothing_but_tls_gets_ready(tmp_path: Path) -> None:
+    with NatsServer(config=f"tls {{\n{Certificates(tmp_path).config(handshake_first=True)}}}") as server:
+        assert is_listening(server.port)
+
+
+IMPOSSIBLE: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "a file": (lambda folder: folder / "file", "it is not a folder"),
+    "below a file": (lambda folder: folder / "file" / "deeper", "it is not a folder"),
+    "what cannot be made": (lambda folder: Path("/proc/nothing/here"), "No such file or directory"),
+}
+
+
+@pytest.mark.parametrize("where", IMPOSSIBLE)
+@pytest.mark.parametrize("what", ["store", "log"])
+def test_impossible_place_is_named_with_the_reason(tmp_path: Path, where: str, what: str) -> None:
+    (tmp_path / "file").touch()
+    place, reason = IMPOSSIBLE[where]
+    path = place(tmp_path)
+    server = NatsServer(store=path) if what == "store" else NatsServer(log=path / "nats.log")
+
+    with pytest.raises(EmbeddedServerError, match=reason) as raised:
+        server.start()
+
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_log_that_is_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EmbeddedServerError, match=f"the log {tmp_path} cannot be written: Is a directory"):
+        NatsServer(log=tmp_path).start()
+
+
+def fake_server(path: Path, said: str) -> Path:
+    path.write_text(f"#!/bin/sh\necho '{said}'\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("version", ["2.11.9", "2.9.0-beta.1", "1.4.1"])
+def test_server_that_is_too_old_is_refused_before_it_starts(tmp_path: Path, version: str) -> None:
+    binary = fake_server(tmp_path / "old", f"nats-server: v{version}")
+
+    with pytest.raises(EmbeddedServerError) as raised:
+        NatsServer(binary=binary).start()
+
+    assert f"{binary} is nats-server {version}, but 2.12 or newer is needed" in str(raised.value)
+
+
+def test_environment_names_the_server_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_SERVER_BINARY", str(fake_server(tmp_path / "ours", "nats-server: v2.1.0")))
+
+    with pytest.raises(EmbeddedServerError, match=r"ours is nats-server 2\.1\.0"):
+        NatsServer().start()
 
 
 def test_failed_start_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,18 +54,20 @@ class Shell:
 
 
 @contextmanager
-def imported(namespace: str, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[JetStreamBroker]:
-    """The application, imported anew for a namespace of its own."""
+def imported(
+    namespace: str, url: str, monkeypatch: pytest.MonkeyPatch, application: str = APP
+) -> Iterator[JetStreamBroker]:
+    """An application, imported anew for a namespace of its own."""
     monkeypatch.setenv("OPERATED_NAMESPACE", namespace)
     monkeypatch.setenv("NATS_URL", url)
     monkeypatch.setattr(dramatiq.broker, "global_broker", None)
-    sys.modules.pop(APP, None)
-    broker = cast(JetStreamBroker, importlib.import_module(APP).broker)
+    sys.modules.pop(application, None)
+    broker = cast(JetStreamBroker, importlib.import_module(application).broker)
     try:
         yield broker
     finally:
         broker.close()
-        sys.modules.pop(APP, None)
+        sys.modules.pop(application, None)
 
 
 def fill(broker: JetStreamBroker) -> dict[str, str]:

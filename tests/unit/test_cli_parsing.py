@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from dramatiq_jetstream.admin import DeadFilter, read_event
 from dramatiq_jetstream.cli import main
-from dramatiq_jetstream.cli.listing import printable
 from dramatiq_jetstream.cli.output import age, arguments, body_fields, cut
+from dramatiq_jetstream.cli.terminal import printable
 from dramatiq_jetstream.cli.values import ASSIGNMENT, DURATION, JSON
 from dramatiq_jetstream.dead_letters import DeadLetter
 from dramatiq_jetstream.names import Names
@@ -51,6 +51,10 @@ def test_version_is_the_packages() -> None:
         ("queues", "--nothing"),
         ("queues", "--interval", "soon"),
         ("pause", "default", "--for", "10"),
+        ("pause", "default", "--for", "9" * 400 + "d"),
+        ("queues", "--interval", "99999999d"),
+        ("enqueue", "app", "actor", "[" * 100_000),
+        ("enqueue", "app", "actor", "[" + "1" * 5_000 + "]"),
         ("enqueue", "app", "actor", "{"),
         ("enqueue", "app", "actor", "7"),
         ("enqueue", "app", "actor", "[]", "--option", "nameless"),
@@ -190,7 +194,10 @@ def test_queue_is_known_by_its_stream(name: str) -> None:
     assert names.queue_name(names.stream(name)) == name
 
 
-@pytest.mark.parametrize("stream", ["dramatiq-dead-letters", "KV_dramatiq-attempts", "other_default", "dramatiq_"])
+@pytest.mark.parametrize(
+    "stream",
+    ["dramatiq-dead-letters", "KV_dramatiq-attempts", "other_default", "dramatiq_", "dramatiq_=FF", "dramatiq_=E8=AA"],
+)
 def test_other_streams_are_no_queues(stream: str) -> None:
     assert Names().queue_name(stream) is None
 
