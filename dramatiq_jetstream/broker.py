@@ -414,8 +414,11 @@ class JetStreamBroker(Broker):
         return self.connection.session().listen(subject, callback)
 
     def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
-        if signal == "process_message" and isinstance(args[0], JetStreamMessage):
-            args[0].delivery.start_clock(partial(self._parts.actor_options.lease_limit, args[0]))
+        if signal == "process_message":
+            # An exception thrown into this thread may have hit the end of the last message's hooks.
+            after_actor_hooks.message = None
+            if isinstance(args[0], JetStreamMessage):
+                args[0].delivery.start_clock(partial(self._parts.actor_options.lease_limit, args[0]))
         elif signal == "worker_boot":
             self._parts.consumers.threads = args[0].worker_threads
         super().emit_before(signal, *args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Hashable
 from typing import Any
@@ -11,6 +12,9 @@ from dramatiq.logging import get_logger as get_dramatiq_logger
 
 #: Seconds during which lines for one cause are counted instead of logged.
 INTERVAL = 60.0
+
+#: How many lines about single messages are logged within the interval before they are counted.
+FIRST_LINES = 200
 
 #: How many causes are remembered: they hold names from outside, of which there is no end.
 MAX_CAUSES = 1_024
@@ -31,13 +35,28 @@ def guard(logger: logging.Logger) -> None:
     logger.addFilter(_FILTER)
 
 
-def repeated(*cause: Hashable) -> dict[str, Any]:
+def repeated(*cause: Hashable | type[Any]) -> dict[str, Any]:
     """The ``extra`` of a line that is logged at most once a minute for a cause, with a count of the others.
 
     Parameters:
       *cause(Hashable): What the line is about, such as a queue and an actor; the line's text is part of it.
     """
     return {CAUSE: cause}
+
+
+class FirstLines:
+    """Has the first lines within a minute logged one by one, and further ones counted by their cause."""
+
+    def __init__(self) -> None:
+        #: When the minute began, and how many lines it had; a lost count does no harm.
+        self._told = (-math.inf, 0)
+
+    def extra(self, *cause: Hashable | type[Any]) -> dict[str, Any]:
+        """The ``extra`` of a line; see :func:`repeated`."""
+        now = time.monotonic()
+        since, count = self._told
+        self._told = since, count = (since, count + 1) if now - since < INTERVAL else (now, 1)
+        return {} if count <= FIRST_LINES else repeated(*cause)
 
 
 def escaped(text: str, keep: str = "") -> str:

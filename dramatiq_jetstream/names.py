@@ -151,6 +151,10 @@ class Names:
         """The subject of a delayed message."""
         return f"{self.prefix}.delayed.{escape(queue_name)}.{_token(message_id)}.{_token(nonce)}"
 
+    def renew_subject(self, queue_name: str) -> str:
+        """The subject on which a queue's workers are asked to renew their leases at once."""
+        return f"{self.prefix}.renew.{escape(queue_name)}"
+
     def dead_subject(self, queue_name: str | None = None, actor_name: str | None = None) -> str:
         """The subject of dead letters."""
         return f"{self.prefix}.dead.{_token(queue_name)}.{_token(actor_name)}"

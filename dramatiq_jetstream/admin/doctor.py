@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -11,7 +12,7 @@ from ..broker import JetStreamBroker
 from ..client import Session
 from ..errors import BrokerError, ConnectionFailed, PermissionDenied
 from ..streams import Route, counts, limits, reading
-from . import plan
+from . import plan, queues
 from .finding import Finding
 from .grouping import listed
 from .outside import is_empty, namespaces, unseen
@@ -24,8 +25,12 @@ MAX_SKEW = 1_000
 #: The part of a limit that may be used before it is worth a word.
 NEARLY_FULL = 0.8
 
-#: Milliseconds without a pull, a delivery or an acknowledgement after which nobody seems to work.
+#: Milliseconds without a delivery or an acknowledgement until new messages that nobody asks for are a problem: workers
+#: may be restarted meanwhile, as in a deployment.
 SILENT = 60_000
+
+#: Seconds between two looks that both have to find nobody at work: a worker asks for messages again at once.
+SECOND_LOOK = 1.0
 
 
 def examine(broker: JetStreamBroker, roles: Sequence[str] = (), *, drift: bool = True) -> Iterator[Finding]:
@@ -167,12 +172,33 @@ def _drift(broker: JetStreamBroker) -> Iterator[Finding]:
 
 
 def _queues(broker: JetStreamBroker) -> Iterator[Finding]:
-    for view in views(broker):
-        found = list(_queue(view))
+    seen = views(broker)
+    left_alone = _left_alone(broker, [view for view in seen if _is_suspicious(view)])
+    for view in seen:
+        found = list(_queue(view, left_alone=view.queue in left_alone))
         yield from found or [Finding("ok", "queues", view.queue, "nothing is exhausted, and somebody works or is idle")]
 
 
-def _queue(view: QueueView) -> Iterator[Finding]:
+def _is_suspicious(view: QueueView) -> bool:
+    """Whether messages wait and nobody is seen to ask for them or to run others."""
+    waiting = view.ready or view.overdue or view.in_flight
+    return bool(waiting and not (view.pulls or view.running or view.paused or view.missing))
+
+
+def _left_alone(broker: JetStreamBroker, suspicious: Sequence[QueueView]) -> set[str]:
+    """Those queues of which nobody asks for messages in a second look either, and nothing was done meanwhile."""
+    if not suspicious:
+        return set()
+    time.sleep(SECOND_LOOK)
+    again = [(earlier, queues.view(broker, earlier.queue, listen=False)) for earlier in suspicious]
+    return {later.queue for earlier, later in again if not later.pulls and _last_active(earlier) == _last_active(later)}
+
+
+def _last_active(view: QueueView) -> int | None:
+    return None if view.active is None else view.taken_at - view.active
+
+
+def _queue(view: QueueView, *, left_alone: bool) -> Iterator[Finding]:
     if view.exhausted:
         yield Finding(
             "warning",
@@ -188,14 +214,30 @@ def _queue(view: QueueView) -> Iterator[Finding]:
     elif view.missing:
         advice = "run 'dramatiq-jetstream setup', or start a worker"
         yield Finding("warning", "queues", view.queue, f"its {view.missing} is not on the server", advice)
-    elif (view.ready or view.overdue) and not view.pulls and (view.active is None or view.active > SILENT):
-        text = f"{view.ready + view.overdue} messages wait, {view.overdue} of them overdue, and no worker asks for them"
-        yield Finding(
-            "problem", "pulls", view.queue, text, "start workers of this queue, or look at the ones there are"
-        )
+    elif left_alone:
+        yield _nobody_pulls(view)
+    elif view.in_flight:
+        text = f"{view.in_flight} messages were delivered, and it is not known whether a live worker holds them"
+        advice = "look again after ack_wait; this user needs to subscribe to the acknowledgements, '$JS.ACK.>'"
+        yield Finding("note", "in flight", view.queue, text, advice)
     if view.dead:
         advice = f"look at them with 'dramatiq-jetstream dead list --queue {view.queue}'"
         yield Finding("note", "dead letters", view.queue, f"{view.dead} dead letters", advice)
+
+
+def _nobody_pulls(view: QueueView) -> Finding:
+    waiting = view.ready + view.overdue
+    if not waiting:
+        text = f"{view.in_flight} messages were delivered, and no worker is heard of that holds them"
+        advice = "look at the workers; if none is there, the messages wait for one"
+        return Finding("warning", "pulls", view.queue, text, advice)
+    text = f"{waiting} messages wait, {view.overdue} of them overdue, and no worker asks for them"
+    if not view.overdue and not view.in_flight and view.active is not None and view.active <= SILENT:
+        text += f", though one did {view.active / 1000:.0f} s ago"
+        return Finding("note", "pulls", view.queue, text, "look again in a minute, should no worker start")
+    if view.in_flight:
+        text += f"; {view.in_flight} more were delivered, and no worker is heard of that holds them"
+    return Finding("problem", "pulls", view.queue, text, "start workers of this queue, or look at the ones there are")
 
 
 def _outside(broker: JetStreamBroker, *, drift: bool) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,19 +10,15 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
 
-from dramatiq.common import current_millis
-
 from ..broker import JetStreamBroker
 from ..client import Session
 from ..errors import ConsumerNotFound, StreamNotFound
 from ..streams import QueueState, Route, StoredMessage, counts, reading
+from .delivered import held_messages, moment_of, server_time, shares_of
 from .outside import stream_names
 
 #: How long a pause without an end lasts, in milliseconds: a hundred years.
 FOR_EVER = 36_525 * 86_400_000
-
-#: How many messages that workers hold are asked about one by one; of more, the share is taken.
-SAMPLE = 1_024
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,12 @@ class QueueView:
       consumer(str): Its durable consumer.
       missing(str): What is not on the server, ``"stream"`` or ``"consumer"``, if anything.
       ready(int): How many messages wait for a worker.
-      running(int): How many workers hold.
-      retrying(int): How many wait for a retry; beyond 1,024 held messages an estimate.
-      overdue(int): How many should have been retried by now, and nobody asked for them; an estimate as well.
+      running(int): How many live workers hold: they renew the leases of these messages.
+      retrying(int): How many wait for the time of their retry; beyond 1,024 delivered messages an estimate.
+      overdue(int): How many could be delivered again by now, but no worker asks for them: the time of their retry has
+        passed, or their worker is gone and their lease has ended; an estimate as well.
+      in_flight(int): How many were delivered, while it is not known whether a live worker holds them: none has
+        renewed their leases, which may not have ended yet, or this user may not listen.
       delayed(int): How many the server holds back until their time.
       exhausted(int): How many are out of attempts and still in the stream.
       dead(int): How many are dead letters.
@@ -61,6 +61,7 @@ class QueueView:
     running: int
     retrying: int
     overdue: int
+    in_flight: int
     delayed: int
     exhausted: int
     dead: int
@@ -79,7 +80,7 @@ class QueueView:
 
 #: The columns that can be summed up.
 SUMS = (
-    *("ready", "running", "retrying", "overdue", "delayed", "exhausted", "dead", "redelivered", "pulls"),
+    *("ready", "running", "retrying", "overdue", "in_flight", "delayed", "exhausted", "dead", "redelivered", "pulls"),
     *("received", "finished"),
 )
 
@@ -104,19 +105,27 @@ def discover(broker: JetStreamBroker) -> list[str]:
     return queue_names
 
 
-def views(broker: JetStreamBroker) -> list[QueueView]:
-    """Look at every declared queue."""
-    return [view(broker, queue_name) for queue_name in sorted(broker.get_declared_queues())]
+def views(broker: JetStreamBroker, *, listen: bool = True) -> list[QueueView]:
+    """Look at every declared queue, as :func:`view` does."""
+    return broker.connection.call(partial(_views, broker=broker, listen=listen))
 
 
-def view(broker: JetStreamBroker, queue_name: str) -> QueueView:
+def view(broker: JetStreamBroker, queue_name: str, *, listen: bool = True) -> QueueView:
     """Look at a queue.
+
+    Workers are asked to renew their leases, and heard doing so.  While one that may hold a message is not heard
+    of, this takes until it would have renewed the lease: a third of ack_wait and a second, 20 seconds at most.
+
+    Parameters:
+      broker(JetStreamBroker): The broker.
+      queue_name(str): The queue.
+      listen(bool): Whether to listen for that; otherwise what may be running is in flight.
 
     Raises:
       QueueNotFound: If it was never declared.
       BrokerConnectionError: If the server cannot be reached.
     """
-    return broker.connection.call(partial(_view, broker=broker, route=broker.queue(queue_name).route))
+    return broker.connection.call(partial(_view, broker=broker, route=broker.queue(queue_name).route, listen=listen))
 
 
 def rates(earlier: Iterable[QueueView], later: Iterable[QueueView]) -> list[QueueView]:
@@ -180,12 +189,19 @@ def _pause(broker: JetStreamBroker, queue_name: str, request: dict[str, str]) ->
     broker.connection.call(lambda session: session.call_api(operation, request))
 
 
-async def _view(session: Session, broker: JetStreamBroker, route: Route) -> QueueView:
+async def _views(session: Session, broker: JetStreamBroker, listen: bool) -> list[QueueView]:
+    routes = [broker.queue(queue_name).route for queue_name in sorted(broker.get_declared_queues())]
+    # At once: where a worker is gone, each has to be listened to for some seconds.
+    return await asyncio.gather(*(_view(session, broker, route, listen) for route in routes))
+
+
+async def _view(session: Session, broker: JetStreamBroker, route: Route, listen: bool) -> QueueView:
     state = await counts.inspect(session, route)
-    held = await _held(session, route, state)
-    retrying, overdue = await _count_retrying(session, broker, route, state, held)
+    now = server_time(state)
+    held = await held_messages(session, route, state)
+    shares = await shares_of(session, broker, route, state, held, listen)
     consumer, stream = state.consumer, state.stream.get("state", {})
-    received, now = stream.get("last_seq", 0), current_millis()
+    received = stream.get("last_seq", 0)
     oldest = (held or await _first(session, route, state))[:1]
     return QueueView(
         queue=route.queue_name,
@@ -193,9 +209,7 @@ async def _view(session: Session, broker: JetStreamBroker, route: Route) -> Queu
         consumer=route.consumer,
         missing=_missing(state),
         ready=state.counts.ready,
-        running=state.counts.running - retrying - overdue,
-        retrying=retrying,
-        overdue=overdue,
+        **shares._asdict(),
         delayed=state.counts.delayed,
         exhausted=state.counts.exhausted,
         dead=state.counts.dead,
@@ -211,14 +225,6 @@ async def _view(session: Session, broker: JetStreamBroker, route: Route) -> Queu
     )
 
 
-async def _held(session: Session, route: Route, state: QueueState) -> list[StoredMessage]:
-    """The first messages that are held, or exhausted: the consumer has passed them and they are still there."""
-    if not state.counts.running:
-        return []
-    passed = state.consumer["delivered"]["stream_seq"]
-    return [message for message in await read_some(session, route, 1, SAMPLE) if message.sequence <= passed]
-
-
 async def _first(session: Session, route: Route, state: QueueState) -> list[StoredMessage]:
     return await read_some(session, route, 1, 1) if state.stream else []
 
@@ -228,26 +234,9 @@ async def read_some(session: Session, route: Route, start: int, count: int) -> l
     return await reading.read(session, route.stream, route.filter, start, count)
 
 
-async def _count_retrying(
-    session: Session, broker: JetStreamBroker, route: Route, state: QueueState, held: Sequence[StoredMessage]
-) -> tuple[int, int]:
-    """How many messages wait for their retry, and how many have waited for longer than that."""
-    if not held:
-        return 0, 0
-    running, now = state.counts.running, current_millis()
-    due = await broker.attempts.due_times(session, route.stream, held)
-    said = state.consumer.get("delivered", {}).get("last_active")
-    delivered = reading.nanoseconds(said) // 1_000_000 if said else 0
-    share = max(running / len(held), 1)
-    retrying = min(round(sum(moment > now for moment in due) * share), running)
-    # Whatever was due after the last delivery of all was not delivered again.
-    overdue = min(round(sum(delivered < moment <= now for moment in due) * share), running - retrying)
-    return retrying, overdue
-
-
 def _since_active(consumer: dict[str, Any], now: int) -> int | None:
-    moments = [consumer.get(name, {}).get("last_active") for name in ("delivered", "ack_floor")]
-    last = max((reading.nanoseconds(moment) // 1_000_000 for moment in moments if moment), default=None)
+    moments = [moment_of(consumer.get(name, {})) for name in ("delivered", "ack_floor")]
+    last = max((moment for moment in moments if moment is not None), default=None)
     return None if last is None else max(now - last, 0)
 
 
@@ -268,8 +257,8 @@ def _rated(earlier: QueueView, later: QueueView) -> QueueView:
 
 def sample(broker: JetStreamBroker, milliseconds: int) -> list[QueueView]:
     """Look at every declared queue twice, so many milliseconds apart, for the rates."""
-    earlier = views(broker)
     if milliseconds <= 0:
-        return earlier
+        return views(broker)
+    earlier = views(broker, listen=False)
     time.sleep(milliseconds / 1000)
     return rates(earlier, views(broker))

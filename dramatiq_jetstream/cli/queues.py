@@ -105,8 +105,8 @@ def resume(operator: Operator, queue: str) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def purge(operator: Operator, queue: str, yes: bool) -> int:
     """Drop all messages of a queue for good, delayed ones too; its dead letters stay."""
-    view = admin.view(operator.broker, queue)
-    amount = view.ready + view.running + view.retrying + view.overdue + view.delayed + view.exhausted
+    view = admin.view(operator.broker, queue, listen=False)
+    amount = view.ready + view.retrying + view.overdue + view.in_flight + view.delayed + view.exhausted
     confirm(f"Drop {amount} messages of queue {queue!r}?", yes=yes)
     admin.purge(operator.broker, queue)
     if operator.output.as_json:
@@ -166,6 +166,9 @@ def dropped(rows: Sequence[Sequence[object]]) -> list[str]:
 
 def _row(fields: dict[str, Any], name: str, state: str) -> list[object]:
     counts = [Text(f"{fields[count]:,}", _ALARMING.get(count, "") if fields[count] else "") for count in COUNTS]
+    if fields["in_flight"]:
+        # Some of them may not run: their worker may be gone.
+        counts[COUNTS.index("running")] = Text(f"{fields['running'] + fields['in_flight']:,}?", "yellow")
     rates = [_rate(fields[rate]) for rate in ("rate_in", "rate_out")]
     return [name, *counts, age(fields["oldest"]), *rates, fields["pulls"], age(fields.get("active")), state]
 
@@ -184,7 +187,7 @@ def _state(view: QueueView) -> str:
 
 
 def _print_pause(operator: Operator, queue: str) -> None:
-    view = admin.view(operator.broker, queue)
+    view = admin.view(operator.broker, queue, listen=False)
     if operator.output.as_json:
         operator.output.record({"queue": queue, "paused": view.paused, "paused_for": view.paused_for})
     operator.say(f"Queue {queue!r} is {_state(view)}.")

@@ -14,7 +14,7 @@ from ..wire import Publication
 from .loop_thread import check_may_block
 from .publisher import Outcome, Receipt
 from .session import Session
-from .threads import is_green, new_slot, start_thread
+from .threads import Slot, is_green, new_slot, start_thread
 
 T = TypeVar("T")
 
@@ -26,6 +26,10 @@ _inherited: list[Session] = []
 
 #: Seconds that an attempt to open a session may end after its timeout.
 MOMENT = 0.5
+
+#: Seconds without an answer to a publish until its caller looks why, and between two looks.
+LOOK_AFTER = 1.0
+LOOK_AGAIN = 2.0
 
 _CURRENT = "current"
 
@@ -81,8 +85,13 @@ class Connection:
         session = self.session(timeout)
         return session.thread.run(lambda: function(session))
 
-    def publish(self, publication: Publication) -> Receipt:
+    def publish(self, publication: Publication, look: Callable[[float], object] | None = None) -> Receipt:
         """Publish a message and wait until it is stored.
+
+        Parameters:
+          publication(Publication): The message.
+          look(Callable): Called when there is no answer for a while, with the seconds that are left; raises if there
+            will be none.
 
         Raises:
           StreamNotFound: If no stream listens on its subject.
@@ -98,7 +107,7 @@ class Connection:
         token = publisher.new_token()
         try:
             publisher.submit(publication, slot.put, token=token, at_once=True)
-            outcome: Outcome = slot.take(session.timeout)
+            outcome: Outcome = _take(slot, session.timeout, look)
         except TimeoutError as error:
             raise session.unconfirmed(publication, publisher.forget(token)) from error
         finally:
@@ -203,6 +212,24 @@ class _Opening:
             session.open()
             connection._session = session
         return session
+
+
+def _take(slot: Slot, timeout: float, look: Callable[[float], object] | None) -> Outcome:
+    """Wait for an answer, and look now and then why there is none.  Raises TimeoutError, and what looking raises."""
+    deadline, pause = time.monotonic() + timeout, LOOK_AFTER
+    while True:
+        left = deadline - time.monotonic()
+        last = look is None or pause >= left
+        try:
+            outcome: Outcome = slot.take(left if last else pause)
+        except TimeoutError:
+            if last:
+                raise
+        else:
+            return outcome
+        if look is not None:
+            look(max(deadline - time.monotonic(), 0.0))
+        pause = LOOK_AGAIN
 
 
 def _release_sockets(session: Session) -> None:

@@ -79,6 +79,8 @@ class ReconnectingClient:
         self._was_connected = False
         #: The missing permissions that were reported on this connection.
         self._denials: set[tuple[str, str]] = set()
+        #: Subjects, in lower case, that this user need not be allowed to use.
+        self.optional: set[str] = set()
 
     @property
     def is_open(self) -> bool:
@@ -244,8 +246,9 @@ class ReconnectingClient:
     def _report_denial(self, verb: str, subject: str, error: Exception) -> None:
         """Log each missing permission once; subjects of one bucket count as the same, as their keys differ."""
         kind = verb, ".".join(subject.split(".")[:2]) if verb == "subscription" else subject
-        known = kind in self._denials or len(self._denials) >= MAX_DENIALS
-        self._denials.add(kind)
+        known = kind in self._denials or subject in self.optional or len(self._denials) >= MAX_DENIALS
+        if not known:
+            self._denials.add(kind)
         self.logger.log(logging.DEBUG if known else logging.ERROR, "NATS at %s: %s", self.address, error)
 
     async def _on_disconnected(self) -> None:

@@ -189,9 +189,26 @@ class Session(Requests):
         inbox = self.client.new_inbox()
         return inbox, await self._subscriptions.add(inbox, receiver)
 
-    async def overhear(self, subject: str, receiver: Receiver) -> Listening:
-        """Listen on any subject, headers included; return what ends it."""
+    async def overhear(self, subject: str, receiver: Receiver, *, optional: bool = False) -> Listening:
+        """Listen on any subject, headers included; return what ends it.
+
+        Parameters:
+          subject(str): The subject.
+          receiver(Receiver): Takes its messages.
+          optional(bool): Whether this user need not be allowed to; that is no error then.
+        """
+        if optional:
+            self.need_not_be_allowed(subject)
         return await self._subscriptions.add(subject, receiver)
+
+    def need_not_be_allowed(self, subject: str) -> None:
+        """Have it be no error that the server refuses a subject to this user; on the loop."""
+        self.connected.optional.add(subject.lower())
+
+    async def call_optional_api(self, operation: str, timeout: float) -> dict[str, Any]:
+        """Call JetStream's API where it is no error if this user may not; raises what :meth:`call_api` does."""
+        self.need_not_be_allowed(f"{self.api}.{operation}")
+        return await self.call_api(operation, timeout=timeout)
 
     def is_denied(self, subject: str) -> bool:
         """Whether the server refused a subscription, as far as it has answered."""

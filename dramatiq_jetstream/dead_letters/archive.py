@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 from dramatiq import Message
@@ -22,8 +21,11 @@ from ..streams import StoredMessage, reading
 from ..wire import ACTOR, MSG_ID, Publication, quote_text
 from .entry import DeadLetter
 
-#: How many dead letters are moved or removed at a time.
+#: How many dead letters are moved or removed at a time at most.
 OUTSTANDING = 256
+
+#: How many bytes of them; the last one may exceed that.
+OUTSTANDING_BYTES = 8 * 1024 * 1024
 
 #: Options that earlier attempts set, and that a requeued message must not have.
 SPENT_OPTIONS = ("retries", "traceback", "requeue_timestamp")
@@ -93,18 +95,14 @@ class DeadLetters:
         Returns:
           Iterator: Each entry, with what kept it among the dead letters, if anything did.
         """
-        remaining = iter(entries)
-        while page := list(islice(remaining, OUTSTANDING)):
+        for page in _pages(entries):
             moved = self._connection.call(partial(self._move_all, entries=page))
             for entry, done in zip(page, moved, strict=True):
                 yield entry, None if done else self._try(entry)
 
     def delete_all(self, entries: Iterable[DeadLetter]) -> int:
         """Delete entries, many at a time; return how many still existed."""
-        remaining, removed = iter(entries), 0
-        while page := list(islice(remaining, OUTSTANDING)):
-            removed += self._connection.call(partial(self._delete_all, entries=page))
-        return removed
+        return sum(self._connection.call(partial(self._delete_all, entries=page)) for page in _pages(entries))
 
     def delete(self, entry: DeadLetter) -> bool:
         """Delete one entry; return whether it still existed."""
@@ -195,6 +193,20 @@ class DeadLetters:
             raise UnsupportedMessage(
                 f"dead letter {entry.number} of queue {entry.queue_name!r} cannot be requeued: {error}"
             ) from error
+
+
+def _pages(entries: Iterable[DeadLetter]) -> Iterator[list[DeadLetter]]:
+    """Entries in groups that are bounded in number and in bytes."""
+    page: list[DeadLetter] = []
+    size = 0
+    for entry in entries:
+        page.append(entry)
+        size += len(entry.body)
+        if len(page) >= OUTSTANDING or size >= OUTSTANDING_BYTES:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page
 
 
 def _own(entry: DeadLetter) -> StoredMessage:

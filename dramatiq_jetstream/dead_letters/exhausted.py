@@ -18,7 +18,7 @@ from dramatiq.common import compute_backoff
 from ..client import Session
 from ..deliveries import ACK, AttemptRecord, AttemptRecords, Delivery, Prefetch, Puller, nak
 from ..errors import BrokerError, ConsumerNotFound, StreamNotFound
-from ..logs import get_logger
+from ..logs import get_logger, repeated
 from ..names import Names
 from ..sending import Queue
 from ..streams import Route, StoredMessage, reading
@@ -175,7 +175,12 @@ class ExhaustedMessages:
         try:
             advisory = Advisory.read(delivery.body)
         except ValueError as error:
-            self.logger.error("Advisory %s cannot be read and is dropped: %s", delivery, error)
+            self.logger.error(
+                "Advisory %s cannot be read and is dropped: %s",
+                delivery,
+                error,
+                extra=repeated(delivery.origin.stream),
+            )
             return ACK
         queue = self._queue_of(advisory)
         if queue is None:
@@ -219,9 +224,18 @@ class ExhaustedMessages:
         try:
             return await sweep.look(session)
         except BrokerError as error:
-            self.logger.warning("The search for exhausted messages of queue %r waits: %s", queue.name, error)
+            self.logger.warning(
+                "The search for exhausted messages of queue %r waits: %s",
+                queue.name,
+                error,
+                extra=repeated(queue.name, type(error)),
+            )
         except Exception:
-            self.logger.exception("The search for exhausted messages of queue %r failed; it goes on later.", queue.name)
+            self.logger.exception(
+                "The search for exhausted messages of queue %r failed; it goes on later.",
+                queue.name,
+                extra=repeated(queue.name),
+            )
         return Looked(0, None)
 
 

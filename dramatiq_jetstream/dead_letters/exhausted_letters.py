@@ -11,7 +11,7 @@ from dramatiq.errors import DecodeError
 from ..client import Session
 from ..deliveries import AttemptRecords, Delivery, JetStreamMessage
 from ..errors import ApiError
-from ..logs import get_logger
+from ..logs import get_logger, repeated
 from ..options import retry_limit
 from ..sending import Queue, publication
 from ..streams import Limits, Route, StoredMessage, reading
@@ -78,6 +78,7 @@ class ExhaustedLetters:
             "Message %s of queue %r goes on as a copy: it allows itself more retries than its queue.",
             failure.delivery,
             queue.name,
+            extra=repeated(queue.name, message.actor_name),
         )
         bookkeeping = replace(message.bookkeeping, origin=message.identity)
         outgoing = publication(queue.route, queue.payload, copied)
@@ -93,7 +94,9 @@ class ExhaustedLetters:
             return Failure(delivery, None, Reason.UNDECODABLE, error, kept)
         except Exception as error:
             # Whatever it holds, it gets its dead letter.
-            self.logger.exception("Message %s of queue %r cannot be read.", delivery, queue.name)
+            self.logger.exception(
+                "Message %s of queue %r cannot be read.", delivery, queue.name, extra=repeated(queue.name, type(error))
+            )
             return Failure(delivery, None, Reason.UNDECODABLE, error, kept)
         record = delivery.record
         # A worker that recorded the end of the last attempt was neither killed nor disconnected.

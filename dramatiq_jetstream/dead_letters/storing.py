@@ -7,7 +7,7 @@ import logging
 from ..client import Connection, Receipt, Session
 from ..deliveries import ActorOptions, JetStreamMessage
 from ..errors import ApiError, BrokerError, MessageTooLarge, described
-from ..logs import get_logger
+from ..logs import FirstLines, get_logger, repeated
 from ..names import Names
 from ..streams import Ensured, Route, dead_letter_config, helper_requirement
 from ..wire import MSG_ID, TTL, Publication, quote_text, ttl_value
@@ -41,6 +41,7 @@ class DeadLetterStore:
         self._names = names
         self._actor_options = actor_options
         self._ttl = ttl
+        self._first_lines = FirstLines()
         requirement = helper_requirement(dead_letter_config(names, replicas), "dead letters")
         self._ensured = Ensured(requirement, managed=managed)
 
@@ -84,7 +85,13 @@ class DeadLetterStore:
         return logging.INFO if expected else logging.WARNING
 
     async def _store_reduced(self, session: Session, route: Route, failure: Failure, error: Exception) -> bool:
-        self.logger.error("The dead letter of message %s is reduced: %s", failure.delivery, described(error))
+        self.logger.error(
+            "The dead letter of message %s of queue %r is reduced: %s",
+            failure.delivery,
+            route.queue_name,
+            described(error),
+            extra=repeated(route.queue_name, type(error)),
+        )
         return await self._publish(session, in_parts(self._reduced(route, failure), session.max_payload))
 
     def _reduced(self, route: Route, failure: Failure) -> Publication:
@@ -125,6 +132,12 @@ class DeadLetterStore:
             failure.delivery,
             route.queue_name,
             failure.reason.value,
+            extra=self._first_lines.extra(
+                route.queue_name,
+                failure.message.actor_name if failure.message else None,
+                failure.reason,
+                type(failure.error),
+            ),
         )
 
     def _is_expected(self, message: JetStreamMessage, failure: Failure) -> bool:

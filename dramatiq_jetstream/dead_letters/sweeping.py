@@ -16,7 +16,7 @@ from dramatiq.common import compute_backoff
 
 from ..client import Session
 from ..errors import BrokerError, ConsumerNotFound, StreamNotFound
-from ..logs import get_logger
+from ..logs import get_logger, repeated
 from ..sending import Queue
 from ..streams import StoredMessage, reading
 from .exhausted_letters import ExhaustedLetters
@@ -201,6 +201,7 @@ class Sweep:
             f"{message.stream}:{message.sequence}",
             error,
             exc_info=None if isinstance(error, BrokerError) else error,
+            extra=repeated(self._queue.name, type(error)),
         )
 
     def _keep_only(self, seen: set[Identity]) -> None:

@@ -10,7 +10,10 @@ from dramatiq.errors import ActorNotFound
 from dramatiq.middleware import GroupCallbacks, Pipelines, Retries
 
 from ..errors import BatchFailed, DelayNotSupported, MessageTooLarge, UnsupportedMessage
+from ..logs import get_logger, repeated
 from .delivery import JetStreamMessage
+
+_logger = get_logger(__name__)
 
 #: Middleware that enqueues messages after an actor ran; if it fails, the message must be redelivered.
 HANDING_ON = (Retries, Pipelines, GroupCallbacks)
@@ -48,7 +51,12 @@ def run_after_actor_hooks(broker: Broker, message: JetStreamMessage, **kwargs: A
             try:
                 middleware.after_process_message(broker, message, **kwargs)
             except Exception as error:
-                broker.logger.critical("Unexpected failure in after_process_message of %r.", middleware, exc_info=True)
+                _logger.critical(
+                    "Unexpected failure in after_process_message of %r.",
+                    middleware,
+                    exc_info=True,
+                    extra=repeated(type(middleware), type(error)),
+                )
                 if isinstance(middleware, HANDING_ON):
                     message.hook_error = error
     finally:

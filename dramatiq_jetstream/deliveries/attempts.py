@@ -100,7 +100,11 @@ class AttemptRecords:
         except BrokerError as error:
             self.logger.debug("No record of %s: %s", delivery, error)
         except Exception:
-            self.logger.exception("The record of message %s cannot be read; it is delivered without it.", delivery)
+            self.logger.exception(
+                "The record of message %s cannot be read; it is delivered without it.",
+                delivery,
+                extra=repeated(delivery.origin.stream),
+            )
         return record
 
     async def _ask(self, session: Session, delivery: Delivery) -> AttemptRecord | None:
@@ -109,14 +113,16 @@ class AttemptRecords:
         headers = found.headers or {}
         return self._read(headers, found.data) if ATTEMPT in headers else None
 
-    async def due_times(self, session: Session, stream: str, held: Sequence[StoredMessage]) -> list[int]:
-        """When each retry of a stream's messages is due, in UNIX milliseconds, to the second.
+    async def due_times(self, session: Session, stream: str, held: Sequence[StoredMessage]) -> dict[int, int]:
+        """When each retry of a stream's messages is due, in UNIX milliseconds, up to a second late, by sequence.
 
         At most 1,024 messages can be asked about; those without a record are left out.
         """
-        subjects = [self._subject_of(stream, message.sequence, message.timestamp) for message in held]
-        records = await reading.read_last(session, f"KV_{self.bucket}", subjects)
-        return [_due(record) for record in records]
+        sequences = {
+            self._subject_of(stream, message.sequence, message.timestamp): message.sequence for message in held
+        }
+        records = await reading.read_last(session, f"KV_{self.bucket}", list(sequences))
+        return {sequences[record.subject]: _due(record) for record in records}
 
     async def find(self, session: Session, message: StoredMessage) -> tuple[AttemptRecord, int, int] | None:
         """The record of a stored message, when it was stored and when the retry is due, in UNIX milliseconds.

@@ -17,7 +17,7 @@ from dramatiq.common import compute_backoff
 
 from ..client import DESCRIPTION, STATUS, OutboxItem, Session, parse_headers, publish_command
 from ..errors import BrokerError
-from ..logs import get_logger
+from ..logs import get_logger, repeated
 from ..streams import Limits, Route
 from ..wire import pending_of
 from .delivery import AttemptRecord, Delivery, nak
@@ -31,6 +31,9 @@ SILENCE = 2.5 * HEARTBEAT
 
 #: Seconds a pull request waits at the server.
 EXPIRES = 30.0
+
+#: Seconds to wait for an answer whether another worker is idle.
+GLANCE = 1.0
 
 #: The longest pause, in milliseconds, between attempts to resume after an error.
 MAX_PAUSE = 10_000
@@ -166,6 +169,7 @@ class Puller:
                 delivery,
                 self.route.queue_name,
                 error,
+                extra=repeated(self.route.queue_name, type(error)),
             )
             self.settle(delivery, answer)
         else:
@@ -176,15 +180,49 @@ class Puller:
         """Let go of a message without an answer; from any thread."""
         self._held.pop(delivery.reply, None)
 
+    @property
+    def excess(self) -> int:
+        """How many messages are held beyond what the pace of now justifies; from any thread."""
+        if not self._ready or not self.prefetch.lookahead:
+            return 0
+        return max(len(self._held) - self.prefetch.capacity, 0)
+
+    async def is_wanted_elsewhere(self) -> bool:
+        """Whether another worker asks for the queue's messages; this one does not any more."""
+        await self._take_back_credit()
+        operation = f"CONSUMER.INFO.{self.route.stream}.{self.route.consumer}"
+        info = await self.session.call_api(operation, timeout=GLANCE)
+        return bool(info["num_waiting"])
+
     async def _open(self) -> None:
         self.limits = await self._prepare(self.session, self.route)
+        await self._listen()
+
+    async def _listen(self) -> None:
         self._inbox = await self._subscribe(passing=False)
         if self.prefetch.lookahead:
             self._passing_inbox = await self._subscribe(passing=True)
+        renew = self.route.names.renew_subject(self.route.queue_name)
+        self._subscriptions.append(await self.session.overhear(renew, self._on_renew, optional=True))
         self._credit.forget()
         self._heard = time.monotonic()
         self._ready = True
         self._refill()
+
+    async def _take_back_credit(self) -> None:
+        """Take back what was asked for: the server drops requests whose inbox nobody listens on."""
+        if not self._ready or not (self._credit.lasting or self._credit.passing):
+            return
+        self._ready = False
+        try:
+            await self._unsubscribe()
+            await self._listen()
+        except BrokerError:
+            self._interrupt(None)
+            raise
+        if self._stopped:
+            self._ready = False
+            await self._unsubscribe()
 
     async def _subscribe(self, *, passing: bool) -> str:
         inbox, subscription = await self.session.receive(partial(self._on_message, passing))
@@ -262,6 +300,7 @@ class Puller:
             self.route.queue_name,
             RETURN_DELAY // 1000,
             exc_info=True,
+            extra=repeated(self.route.queue_name),
         )
         delivery.settle(nak(RETURN_DELAY))
 
@@ -341,19 +380,30 @@ class Puller:
         while self._held or not self._stopped:
             await asyncio.sleep(max(self.limits.ack_wait / 3000 - took, 0.05))
             now = time.monotonic()
-            for delivery in list(self._held.values()):
-                if self._keeps_lease(delivery, now) and not delivery.progress.queued:
-                    self.session.outbox.send(delivery.progress)
+            self._renew_all(now)
             # On a slow connection, one report in transit is enough.
             await self.session.outbox.has_arrived()
             took = time.monotonic() - now
+
+    def _renew_all(self, now: float) -> None:
+        for delivery in list(self._held.values()):
+            if self._keeps_lease(delivery, now) and not delivery.progress.queued:
+                self.session.outbox.send(delivery.progress)
+
+    def _on_renew(self, *_: bytes) -> None:
+        """Show whoever asks which messages this worker holds."""
+        self._renew_all(time.monotonic())
 
     def _keeps_lease(self, delivery: Delivery, now: float) -> bool:
         try:
             ends = delivery.lease_ends
         except Exception:
             # An invalid time limit of one message must not end the leases of the others.
-            self.logger.exception("The lease of message %s is renewed without a limit.", delivery)
+            self.logger.exception(
+                "The lease of message %s is renewed without a limit.",
+                delivery,
+                extra=repeated(self.route.queue_name),
+            )
             delivery.start_clock(_no_limit)
             return True
         return ends is None or ends > now

@@ -23,6 +23,9 @@ from ..wire import PayloadFormat, Publication
 #: Bytes that a dead letter may need beside its message.
 ROOM = 4_096
 
+#: Seconds to wait for an answer whether the stream exists.
+LOOK_TIMEOUT = 1.0
+
 
 class Queue:
     """A declared queue.
@@ -46,7 +49,7 @@ class Queue:
         self.route = route
         self.payload = payload
         self._connection = connection
-        self._may_ask = True
+        self._may_ask = self._may_look = True
         self._ensured = Ensured(stream_requirement(route), managed=managed)
 
     @property
@@ -128,11 +131,28 @@ class Queue:
         """
         try:
             self.prepare(publication)
-            return self._connection.publish(publication)
+            return self._connection.publish(publication, self._look)
         except StreamNotFound as error:
+            if error.confirmed and not self._ensured.managed:
+                raise self._missing(publication) from error
             return self.store_persistently(publication, repeated=error.repeated)
         except ApiError as error:
             raise self.rejection(error, publication) from error
+
+    def _look(self, left: float) -> None:
+        """Raise StreamNotFound if JetStream says so; a subscriber to the subject keeps it from saying so unasked."""
+        session = self._connection.current()
+        if session is None or not self._may_look or not session.client.is_connected:
+            return
+        subject, timeout = f"STREAM.INFO.{self.route.stream}", min(LOOK_TIMEOUT, left)
+        try:
+            session.thread.run(lambda: session.call_optional_api(subject, timeout))
+        except StreamNotFound:
+            raise
+        except PermissionDenied:
+            self._may_look = False
+        except BrokerError:
+            return
 
     def store_persistently(self, publication: Publication, *, repeated: bool) -> Receipt:
         """Publish a message whose stream did not answer.

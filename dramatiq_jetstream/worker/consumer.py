@@ -11,14 +11,18 @@ from dramatiq.errors import DecodeError
 
 from ..client import Buffer, is_green
 from ..deliveries import Delivery, JetStreamMessage, Puller
-from ..errors import BrokerConnectionError
-from ..logs import get_logger
+from ..errors import BrokerConnectionError, BrokerError
+from ..logs import get_logger, repeated
 from ..wire import PayloadFormat
-from .dramatiq_internals import current_consumer_thread, hand_over, takes
+from .dramatiq_internals import current_consumer_thread, hand_over, take_last, takes
 from .handling import QueueHandling
+from .redelivery import is_deliverable
 
 #: Bytes up to which a message is decoded on the loop.
 SMALL = 16 * 1024
+
+#: How often a message that waits here for a free thread is given back for an idle worker.
+MAX_RETURNS = 3
 
 
 class JetStreamConsumer(Consumer):
@@ -56,6 +60,7 @@ class JetStreamConsumer(Consumer):
         try:
             delivery = self._buffer.get(timeout=self.timeout)
         except Empty:
+            self._give_back_excess()
             return None
         return None if delivery is None else self._receive(delivery)
 
@@ -110,6 +115,30 @@ class JetStreamConsumer(Consumer):
         """Stop, as :meth:`stop` does.  Messages that are still running keep their leases."""
         self.stop()
 
+    def _give_back_excess(self) -> None:
+        """Give back what was prefetched while messages were quick, and waits behind slow ones, to an idle worker.
+
+        No message is given back over and over, nor one that the server would not deliver again.
+        """
+        count, thread = self.puller.excess, self._thread
+        if not count or thread is None or not takes(thread, self):
+            return
+        try:
+            if not self.puller.session.thread.run(self.puller.is_wanted_elsewhere):
+                return
+        except BrokerError as error:
+            self.logger.debug("Whether another worker of queue %r is idle is not known: %s", self.queue_name, error)
+            return
+        taken = [_own(message).delivery for message in take_last(thread, count, self._may_go_back)]
+        taken.sort(key=lambda delivery: delivery.origin.sequence)
+        self._handling.give_back(taken)
+
+    def _may_go_back(self, message: MessageProxy) -> bool:
+        if not isinstance(message, JetStreamMessage):
+            return False
+        delivery = message.delivery
+        return delivery.lease_keeper is self.puller and delivery.returned < MAX_RETURNS and is_deliverable(delivery)
+
     def _pass_on(self, delivery: Delivery) -> bool:
         thread = self._thread
         if thread is None or not takes(thread, self):
@@ -120,7 +149,12 @@ class JetStreamConsumer(Consumer):
         try:
             hand_over(thread, message)
         except Exception:
-            self.logger.critical("Message %s could not be passed on at once.", delivery, exc_info=True)
+            self.logger.critical(
+                "Message %s could not be passed on at once.",
+                delivery,
+                exc_info=True,
+                extra=repeated(self.queue_name),
+            )
             return False
         return True
 

@@ -5,7 +5,7 @@ What is used, and why a public way does not do:
 - ``dramatiq.worker.ConsumerThread`` (``_ConsumerThread`` in dramatiq 1), its ``consumer``, ``paused``, ``running``,
   ``work_queue`` and ``handle_message``: a plain message goes to the worker's threads without waking the consumer's
   thread first.
-- the items of ``Worker.work_queue``: what was not started goes back when the worker shuts down.
+- the items of ``Worker.work_queue``: what was not started goes back when the worker shuts down, or is slow.
 - ``MessageProxy._exception``: its dead letter contains why a message failed.
 - the names of the loggers of ``dramatiq.worker``: their lines hold names, arguments and exceptions from outside.
 - ``dramatiq.worker.QUEUE_PREFETCH``: whether a user chose the prefetch.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import dramatiq.worker
@@ -70,10 +70,35 @@ def hand_over(thread: ConsumerThread, message: MessageProxy) -> None:
 def take_waiting(worker: Worker) -> Iterator[MessageProxy]:
     """Take the messages that a worker has not started out of its queue."""
     for item in iter_queue(worker.work_queue):
-        # dramatiq 1 queues pairs of priority and message.
-        message: Any = getattr(item, "message", None) or item[1]
         worker.work_queue.task_done()
-        yield message
+        yield _message_of(item)
+
+
+def take_last(thread: ConsumerThread, count: int, chosen: Callable[[MessageProxy], bool]) -> list[MessageProxy]:
+    """Take messages that were not started out of the worker's queue, those first that would be started last.
+
+    Parameters:
+      thread(ConsumerThread): A consumer's thread of the worker.
+      count(int): How many at most.
+      chosen(Callable): Whether a message may be taken.
+    """
+    queue, taken = thread.work_queue, list[MessageProxy]()
+    items = list(iter_queue(queue))
+    for item in reversed(items):
+        if len(taken) < count and chosen(_message_of(item)):
+            taken.append(_message_of(item))
+        else:
+            queue.put(item)
+    # What was put back counts twice until now.
+    for _ in items:
+        queue.task_done()
+    return taken
+
+
+def _message_of(item: Any) -> MessageProxy:
+    # dramatiq 1 queues pairs of priority and message.
+    message: MessageProxy = getattr(item, "message", None) or item[1]
+    return message
 
 
 def exception_of(message: MessageProxy) -> BaseException | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 from dramatiq.common import compute_backoff, current_millis
 from dramatiq.errors import ActorNotFound, DecodeError
@@ -102,6 +103,7 @@ class QueueHandling:
                 delivery,
                 self._route.queue_name,
                 text_of(error),
+                extra=self._repeated(error),
             )
         self._fail(Failure(delivery, None, Reason.UNDECODABLE, error))
 
@@ -122,6 +124,7 @@ class QueueHandling:
                 delivery,
                 self._route.queue_name,
                 exc_info=error,
+                extra=self._repeated(error, message),
             )
             self._fail(Failure(delivery, message, Reason.UNHANDLED, error))
         except Exception as failure:
@@ -152,6 +155,7 @@ class QueueHandling:
                 "The follow-up of message %s cannot be enqueued and is not retried: %s",
                 message.delivery,
                 text_of(error),
+                extra=self._repeated(error, message),
             )
             self._dead_letter(message, Reason.HANDOFF_FAILED, error)
             return
@@ -166,6 +170,7 @@ class QueueHandling:
             message.delivery,
             delay / 1000,
             text_of(error) if error is not None else "",
+            extra=self._repeated(error, message),
         )
         self._again(message, delay, spent=False)
 
@@ -220,6 +225,7 @@ class QueueHandling:
             self._route.queue_name,
             pause / 1000,
             text_of(error),
+            extra=self._repeated(error, message),
         )
         try:
             if message is not None:
@@ -241,7 +247,13 @@ class QueueHandling:
         except BrokerConnectionError:
             raise
         except BrokerError as error:
-            self.logger.error("Message %s cannot be retried; it becomes a dead letter: %s", message.delivery, error)
+            self.logger.error(
+                "Message %s of queue %r cannot be retried; it becomes a dead letter: %s",
+                message.delivery,
+                self._route.queue_name,
+                error,
+                extra=self._repeated(error, message),
+            )
             self._dead_letter(message, Reason.HANDOFF_FAILED, exception_of(message) or error)
 
     def _may_begin(self, message: JetStreamMessage) -> bool:
@@ -267,7 +279,12 @@ class QueueHandling:
                 "or cut off, perhaps by another message that it held. That counts as an attempt.",
                 message.delivery,
                 self._route.queue_name,
+                extra=self._repeated(None, message),
             )
+
+    def _repeated(self, error: BaseException | None, message: JetStreamMessage | None = None) -> dict[str, Any]:
+        """The cause of a line: the queue, the actor and the type of the exception."""
+        return repeated(self._route.queue_name, message.actor_name if message is not None else None, type(error))
 
     def _wait_for_actor(self, message: JetStreamMessage) -> None:
         delivery, bound, now = message.delivery, self._route.settings.bound, current_millis()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dramatiq.common import compute_backoff
 
 from ..dead_letters import DeadLetterStore, Failure
 from ..deliveries import MAX_DELAY, ActorOptions, nak
 from ..errors import BrokerError, described
-from ..logs import get_logger
+from ..logs import FirstLines, get_logger, repeated
 from ..streams import Route
 from .redelivery import Redelivery, is_deliverable
 
@@ -38,6 +40,7 @@ class KeptMessages:
         self._actor_options = actor_options
         self._redelivery = redelivery
         self._dead_letter_store = dead_letter_store
+        self._first_lines = FirstLines()
 
     def keep(self, failure: Failure) -> None:
         """Use up an attempt of a message, and point at it after the last."""
@@ -53,6 +56,7 @@ class KeptMessages:
             allowed,
             "the last; it stays in its stream" if made >= allowed else f"retried in {delay / 1000:.1f} s",
             failure.reason.value if failure.error is None else described(failure.error),
+            extra=self._first_lines.extra(*self._cause(failure, failure.error)),
         )
         if made >= allowed:
             # The server notices on its next attempt to deliver it, which need not wait; where it sets no limit,
@@ -83,4 +87,9 @@ class KeptMessages:
                 failure.delivery,
                 self._route.queue_name,
                 error,
+                extra=repeated(*self._cause(failure, error)),
             )
+
+    def _cause(self, failure: Failure, error: BaseException | None) -> tuple[Any, ...]:
+        actor_name = failure.message.actor_name if failure.message is not None else None
+        return self._route.queue_name, actor_name, failure.reason, type(error)

@@ -18,7 +18,7 @@ from dramatiq.common import current_millis
 from ..client import Connection
 from ..deliveries import ACK, AttemptRecord, AttemptRecords, Bookkeeping, Delivery, JetStreamMessage, cut_text, nak
 from ..errors import DelayNotSupported, StreamNotFound, described
-from ..logs import get_logger
+from ..logs import get_logger, repeated
 from ..sending import due_at, publication
 from ..streams import Route
 from ..wire import STATE, PayloadFormat, Publication
@@ -105,6 +105,7 @@ class Redelivery:
                 delivery,
                 self._route.queue_name,
                 described(error),
+                extra=repeated(self._route.queue_name, message.actor_name, type(error)),
             )
             outgoing = self._copied(message, self._shortened(message), bookkeeping, due)
         # If this is repeated after a crash, nothing is stored twice.

@@ -36,6 +36,12 @@ class Application:
 
         self.quick, self.slow = quick, slow
 
+    @property
+    def excess(self) -> int:
+        """How many messages its worker holds beyond its threads."""
+        [consumer] = self.broker._parts.consumers._open
+        return consumer.puller.excess
+
     def held(self, admin: Admin) -> int:
         found = admin.consumer(self.broker.names.stream("default"), self.broker.names.consumer)
         return int(found["num_ack_pending"])
@@ -77,3 +83,27 @@ def test_slow_messages_after_a_burst_of_quick_ones_are_left_to_other_workers(
             assert first.held(admin) == 2 * THREADS
             over.set()
             eventually(lambda: sorted(first.slow_ran + second.slow_ran) == list(range(60)))
+
+
+def test_slow_messages_prefetched_behind_quick_ones_go_to_an_idle_worker(
+    nats_url: str, namespace: str, admin: Admin, over: threading.Event
+) -> None:
+    first, second = Application(nats_url, namespace, over), Application(nats_url, namespace, over)
+    with closing(first.broker), closing(second.broker), run_worker(first.broker, threads=THREADS), released(over):
+        quick = [first.quick.message(number) for number in range(3_000)]
+        first.broker.enqueue_many([*quick, *(first.slow.message(number) for number in range(40))])
+        eventually(lambda: len(first.slow_ran) == THREADS)
+
+        with run_worker(second.broker, threads=THREADS), released(over):
+            eventually(lambda: len(second.slow_ran) == THREADS)
+            eventually(lambda: first.excess == second.excess == 0)
+            over.set()
+            eventually(lambda: sorted(first.slow_ran + second.slow_ran) == list(range(40)))
+            # Each was given back once at most.
+            assert delivered(first, admin) <= 3_000 + 2 * 40
+            assert first.broker.get_queue_message_counts("default")[2] == 0
+
+
+def delivered(application: Application, admin: Admin) -> int:
+    names = application.broker.names
+    return int(admin.consumer(names.stream("default"), names.consumer)["delivered"]["consumer_seq"])

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
+import dramatiq
 import pytest
 from dramatiq import Message
 from dramatiq.results import ResultTimeout
 
-from dramatiq_jetstream import JetStreamBroker, NatsServer, admin
+from dramatiq_jetstream import JetStreamBroker, NatsServer, WorkQueue, admin
 from dramatiq_jetstream.errors import PermissionDenied
 from dramatiq_jetstream.results import JetStreamBackend
 from tests.support.operated import Shell
+from tests.support.workers import run_worker
 
 CONFIG = """
 accounts {{
@@ -24,6 +27,9 @@ accounts {{
             {{user: all, password: all}}
             {{user: reader, password: reader, permissions: {{publish: {{deny: ["$JS.API.DIRECT.GET.>"]}}}}}}
             {{user: looker, password: looker, permissions: {{publish: {{deny: ["$JS.API.STREAM.MSG.GET.>"]}}}}}}
+            {{user: deaf, password: deaf, permissions: {{subscribe: {{deny: ["$JS.ACK.>"]}}}}}}
+            {{user: silent, password: silent, permissions: {{publish: {{deny: ["*.renew.>"]}}}}}}
+            {{user: busy, password: busy, permissions: {{subscribe: {{deny: ["*.renew.>"]}}}}}}
             {{user: waiter, password: waiter, permissions: {{subscribe: {{deny: ["$KV.>"]}}}}}}
         ]
     }}
@@ -40,8 +46,8 @@ def guarded() -> Iterator[NatsServer]:
         yield server
 
 
-def connect(server: NatsServer, namespace: str, user: str) -> JetStreamBroker:
-    broker = JetStreamBroker(server.url, namespace=namespace, user=user, password=user, timeout=TIMEOUT)
+def connect(server: NatsServer, namespace: str, user: str, **settings: Any) -> JetStreamBroker:
+    broker = JetStreamBroker(server.url, namespace=namespace, user=user, password=user, timeout=TIMEOUT, **settings)
     broker.declare_queue("default")
     return broker
 
@@ -121,3 +127,47 @@ def test_waiting_for_results_without_the_right_is_reported_once(
                     backend.get_result(make_message(), block=True, timeout=200)
 
     assert len([record for record in caplog.records if "ermissions violation" in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("worker", "operator", "expected"),
+    [
+        ("all", "all", (1, 0)),
+        ("all", "deaf", (0, 1)),
+        ("all", "silent", (1, 0)),
+        ("busy", "all", (1, 0)),
+    ],
+    ids=["both may", "the operator may not listen", "the operator may not ask", "the worker may not be asked"],
+)
+def test_message_is_running_or_in_flight_whatever_may_be_listened_to(
+    guarded: NatsServer,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
+    worker: str,
+    operator: str,
+    expected: tuple[int, int],
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    queues = {"default": WorkQueue(ack_wait=1_500)}
+    with (
+        closing(connect(guarded, namespace, worker, queues=queues)) as working,
+        closing(connect(guarded, namespace, operator)) as looking,
+    ):
+
+        @dramatiq.actor(broker=working)
+        def act() -> None:
+            started.set()
+            go_on.wait(60)
+
+        act.send()
+        with caplog.at_level(logging.WARNING), run_worker(working):
+            try:
+                assert started.wait(60)
+                view = admin.view(looking, "default")
+                findings = [finding for finding in admin.examine(looking, drift=False) if finding.wrong]
+            finally:
+                go_on.set()
+
+    assert (view.running, view.in_flight, view.overdue) == (*expected, 0)
+    assert findings == []
+    assert [record.getMessage() for record in caplog.records] == []

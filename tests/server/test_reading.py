@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import dramatiq
@@ -11,6 +12,7 @@ from dramatiq import Message
 
 from dramatiq_jetstream import JetStreamBroker
 from dramatiq_jetstream.admin import peek, show
+from dramatiq_jetstream.dead_letters import DeadLetter, archive
 from dramatiq_jetstream.streams import reading
 from tests.support.admin import Admin
 from tests.support.workers import run_worker
@@ -90,6 +92,60 @@ def test_every_one_of_150_large_dead_letters_is_listed_and_requeued(
     assert not list(letters.list())
     assert admin.count(names.stream("default")) == MANY
     assert max(pages) <= reading.PAGE_BYTES + 1_048_576
+
+
+def test_chosen_large_dead_letters_are_purged_and_the_others_stay(declared: JetStreamBroker, admin: Admin) -> None:
+    letters, names = declared.dead_letters, declared.names
+    for number in range(MANY):
+        headers = {"Dramatiq-Queue": "default", "Dramatiq-Reason": "undecodable" if number % 3 else "other"}
+        admin.store(names.dead_subject("default", "act"), b"x" * LARGE, headers)
+
+    purged = letters.delete_all(letter for letter in letters.list("default") if letter.reason == "undecodable")
+
+    assert purged == MANY - MANY // 3
+    assert {letter.reason for letter in letters.list()} == {"other"}
+    assert letters.purge("default", "act") == MANY // 3
+    assert not list(letters.list())
+
+
+def test_large_dead_letters_are_moved_a_few_at_a_time(declared: JetStreamBroker, admin: Admin) -> None:
+    for number in range(40):
+        message = make_message(f"{number} {'x' * LARGE}")
+        headers = {"Dramatiq-Queue": "default", "Dramatiq-Reason": "retries exhausted"}
+        admin.store(declared.names.dead_subject("default", "act"), message.encode(), headers)
+    taken: list[int] = []
+
+    def entries() -> Iterator[DeadLetter]:
+        for letter in declared.dead_letters.list():
+            taken.append(letter.number)
+            yield letter
+
+    moved = declared.dead_letters.requeue_all(entries())
+    next(moved)
+
+    assert len(taken) * LARGE <= archive.OUTSTANDING_BYTES + LARGE
+    assert len(list(moved)) == 39
+
+
+def test_large_delayed_messages_are_all_cancelled(declared: JetStreamBroker, admin: Admin) -> None:
+    messages = [make_message(f"{number} {'x' * LARGE}") for number in range(30)]
+    for message in messages:
+        declared.enqueue(message, delay=3_600_000)
+
+    assert all(declared.cancel(waiting.message) for waiting in declared.delayed("default") if waiting.message)
+    assert admin.count(declared.names.stream("default")) == 0
+
+
+def test_requeueing_a_letter_of_an_undeclared_queue_stores_it_there(declared: JetStreamBroker, admin: Admin) -> None:
+    names = declared.names
+    message = make_message("x", "elsewhere")
+    headers = {"Dramatiq-Queue": "elsewhere", "Dramatiq-Reason": "retries exhausted"}
+    admin.store(names.dead_subject("elsewhere", "act"), message.encode(), headers)
+
+    assert [error for _, error in declared.dead_letters.requeue_all(declared.dead_letters.list())] == [None]
+
+    assert admin.count(names.stream("elsewhere")) == 1
+    assert "elsewhere" not in declared.get_declared_queues()
 
 
 def test_last_messages_of_many_subjects_are_all_read(broker: JetStreamBroker, admin: Admin, namespace: str) -> None:

@@ -63,8 +63,8 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "worker": ("dramatiq_internals", "fatal", "redelivery", "keeping", "handling", "consumer", "consumers"),
     "backends": ("bucket", "windows"),
     "admin": (
-        *("nats_cli", "plan", "outside", "queues", "messages", "attempts", "dead", "delays", "events", "roles"),
-        *("finding", "grouping", "doctor", "waiting"),
+        *("nats_cli", "plan", "outside", "leases", "delivered", "queues", "messages", "attempts", "dead", "delays"),
+        *("events", "roles", "finding", "grouping", "doctor", "waiting"),
     ),
     "cli": (
         *(

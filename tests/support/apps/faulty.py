@@ -146,8 +146,8 @@ def die_between(stored: str) -> None:
     if stored == "copy":
         publish = Connection.publish
 
-        def publish_and_die(self: Connection, publication: Publication) -> Receipt:
-            publish(self, publication)
+        def publish_and_die(self: Connection, publication: Publication, look: Any = None) -> Receipt:
+            publish(self, publication, look)
             die()
             raise AssertionError("still alive")
 
