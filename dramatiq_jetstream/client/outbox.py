@@ -23,7 +23,7 @@ CONFIRM_INTERVAL = 0.1
 LOOK_INTERVAL = 1.0
 
 #: Seconds for which acknowledgements that the server has seen are kept, should it stop.
-KEPT = 1.0
+KEPT = 2.0
 
 #: Bytes to hand to the socket at once.
 CHUNK = 256 * 1024
