@@ -71,8 +71,12 @@ _FINAL = frozenset(
     }
 )
 
-#: Of a stream whose server stops just then; it comes as a 10077.
-_STORE_CLOSED = "store is closed"
+#: Final numbers whose text may tell of something that passes.
+_PASSING_TEXTS = {
+    10049: "error creating store",  # what was deleted under this name is still being removed
+    10077: "store is closed",  # the stream's server stops just then
+}
+_NO_SPACE = "no space"
 
 #: Final, but due to what is stored, or to how much: an earlier copy of the message may be the very reason.
 _OF_STATE = frozenset({10002, 10023, 10028, 10047, 10070, 10071, 10077, 10109, 10164, 10201})
@@ -82,9 +86,14 @@ def is_passing(error: BaseException) -> bool:
     """Whether asking again may get another answer soon."""
     if not isinstance(error, ApiError):
         return False
-    if error.err_code in _PASSING or (error.err_code == 10077 and _STORE_CLOSED in error.description):
+    if error.err_code in _PASSING or _says_that_it_passes(error):
         return True
     return error.code in _PASSING_STATUSES and error.err_code not in _FINAL
+
+
+def _says_that_it_passes(error: ApiError) -> bool:
+    text = _PASSING_TEXTS.get(error.err_code)
+    return text is not None and text in error.description and _NO_SPACE not in error.description
 
 
 def is_unknown(error: ApiError) -> bool:
