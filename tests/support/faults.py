@@ -70,8 +70,9 @@ def _file_of(folder: Path, key: str) -> Path:
 def notes_of(folder: Path, key: str | None = None) -> list[Note]:
     """All notes, or those of one message, in the order of time."""
     paths = folder.glob("*.notes") if key is None else [_file_of(folder, key)]
-    lines = (line for path in paths if path.exists() for line in path.read_text().splitlines())
-    notes = (Note(*json.loads(line)) for line in lines)
+    lines = (line for path in paths if path.exists() for line in path.read_text().splitlines(keepends=True))
+    # Of a long note, a reader may see the beginning first.
+    notes = (Note(*json.loads(line)) for line in lines if line.endswith("\n"))
     return sorted((note for note in notes if key in (None, note.key)), key=lambda note: note.at)
 
 

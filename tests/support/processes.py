@@ -27,8 +27,12 @@ class Process(NamedTuple):
 
 
 def mark() -> str:
-    """Mark the processes that this one starts from now on, and return the mark."""
-    return os.environ.setdefault(MARKER, f"{os.getpid()}-{secrets.token_hex(4)}")
+    """Mark the processes that this one starts from now on, and return the mark.
+
+    It is a new one in each process: tests that run in a test must not take its processes for their own.
+    """
+    os.environ[MARKER] = f"{os.getpid()}-{secrets.token_hex(4)}"
+    return os.environ[MARKER]
 
 
 def marked(value: str) -> dict[int, str]:

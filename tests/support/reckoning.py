@@ -57,7 +57,7 @@ class Books:
       letters(list): The dead letters.
       faults(list): What was done.
       requeued(set): The ids of messages that an operator put back.
-      purged(dict): Why messages were dead whose letters an operator purged, by their ids.
+      purged(list): The dead letters that an operator purged.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Books:
         letters: list[DeadLetter],
         faults: list[Fault],
         requeued: set[str | None],
-        purged: dict[str | None, str],
+        purged: list[DeadLetter],
     ) -> None:
         self._sent = sent
         self._notes: dict[str, list[Note]] = defaultdict(list)
         for note in notes:
             self._notes[note.key].append(note)
         self._letters = letters
-        self._dead = purged | {letter.message_id or _key_of(letter): letter.reason for letter in letters}
+        self._dead = {letter.message_id or _key_of(letter): letter for letter in [*purged, *letters]}
         self._ids = {key: message_id for _, key, message_id in sent}
         self._requeued = requeued
         self._faults = faults + [each for key, found in self._notes.items() for each in suicides(key, found)]
@@ -97,23 +97,23 @@ class Books:
         reckoning.sent += 1
         runs = runs_of(self._notes[key])
         complete = [run for run in runs if run.end < math.inf]
-        reason = self._reason(key)
+        letter = self._letter(key)
         reckoning.completed += bool(complete)
-        if not complete and reason is None:
+        if not complete and letter is None:
             self._miss(reckoning, key)
         if complete and key.startswith("parent") and not self._notes[f"child of {key}"]:
             reckoning.lost.append(f"child of {key}")
-        if complete and (reason is not None or complete[0] is not runs[-1]):
-            self._judge(reckoning, key, runs, reason)
+        if complete and (letter is not None or complete[0] is not runs[-1]):
+            self._judge(reckoning, key, runs, letter)
 
     def _miss(self, reckoning: Reckoning, key: str) -> None:
         if key.startswith("purged"):
             reckoning.purged += 1
-        elif not any(self._reason(other) for other in self._before(key)):
+        elif not any(self._letter(other) for other in self._before(key)):
             reckoning.lost.append(key)
 
-    def _judge(self, reckoning: Reckoning, key: str, runs: list[Run], reason: str | None) -> None:
-        what = f", then a dead letter ({reason})" if reason is not None else ""
+    def _judge(self, reckoning: Reckoning, key: str, runs: list[Run], letter: DeadLetter | None) -> None:
+        what = "" if letter is None else f", then a dead letter ({letter.reason})"
         if self._ids[key] in self._requeued:
             reckoning.duplicates[f"an operator requeued it{what}"] += 1
         elif key.startswith("oversized"):
@@ -124,10 +124,11 @@ class Books:
         elif any(len(runs_of(self._notes[other])) > 1 for other in self._before(key)):
             reckoning.duplicates[f"the message before it ran twice{what}"] += 1
         else:
-            reckoning.judge(self._faults, key, runs, what)
+            # Whoever made the letter had the message, too.
+            reckoning.judge(self._faults, key, [*runs, *_makings(letter)], what)
 
-    def _reason(self, key: str) -> str | None:
-        """Why a message is dead, if it is."""
+    def _letter(self, key: str) -> DeadLetter | None:
+        """The dead letter of a message, if there is one."""
         return self._dead.get(self._ids.get(key) or key)
 
     def _before(self, key: str) -> list[str]:
@@ -155,6 +156,14 @@ def _key_of(letter: DeadLetter) -> str:
     """The key in the body of a message that could not be decoded."""
     found = _GARBAGE.search(letter.body.decode(errors="replace"))
     return found[0] if found else ""
+
+
+def _makings(letter: DeadLetter | None) -> list[Run]:
+    """The making of a letter, as an incomplete run of the worker that did it."""
+    if letter is None or letter.failed_at is None:
+        return []
+    pid = re.search(r"\d+$", letter.worker or "")
+    return [Run(int(pid[0]), letter.failed_at / 1000, math.inf)] if pid else []
 
 
 def _counted(letters: list[DeadLetter]) -> Counter[str]:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from types import TracebackType
 
+from dramatiq_jetstream.dead_letters import DeadLetter
 from dramatiq_jetstream.errors import BrokerConnectionError
 from tests.support.account import Fault
 from tests.support.bw import ROOT, environment
@@ -99,8 +100,8 @@ class Operator(Background):
         self.done: Counter[str] = Counter()
         #: The ids of messages that were requeued.
         self.requeued: set[str | None] = set()
-        #: Why messages were dead whose letters were purged, by their ids.
-        self.purged: dict[str | None, str] = {}
+        #: The letters that were purged.
+        self.purged: list[DeadLetter] = []
         #: How many more letters were purged than had been seen.
         self.unseen = 0
 
@@ -123,8 +124,8 @@ class Operator(Background):
     def purge(self) -> None:
         """Purge the dead letters of a queue."""
         letters = self._application.broker.dead_letters
-        seen = {letter.message_id: letter.reason for letter in letters.list("purged")}
-        self.purged |= seen
+        seen = list(letters.list("purged"))
+        self.purged += seen
         # Those that come meanwhile, if there is no answer.
         self.unseen += UNHEARD
         count = letters.purge("purged")
