@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from nats.aio.msg import Msg
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from dramatiq_jetstream.client.nats_internals import NatsClient
 
@@ -141,7 +142,7 @@ class Admin:
             return found
         for sequence in range(state.first_seq, state.last_seq + 1):
             try:
-                message = await jetstream.get_msg(stream, sequence)
+                message = await _persist(partial(jetstream.get_msg, stream, sequence))
             except NotFoundError:  # Removed already.
                 continue
             found.append(StoredMessage(sequence, message.subject or "", message.headers or {}, message.data or b""))
@@ -149,3 +150,12 @@ class Admin:
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(CALL_TIMEOUT)
+
+
+async def _persist(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask until the server can answer: a cluster cannot while it has no leader."""
+    while True:
+        try:
+            return await ask()
+        except ServiceUnavailableError:
+            await asyncio.sleep(0.1)
