@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import BinaryIO, cast
 
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
+from .bounded import BoundedReader, Source
 from .errors import (
     DamagedImage,
     EmptyImage,
@@ -24,8 +26,6 @@ from .errors import (
     shown,
 )
 from .headers import EXTENSIONS, Size, format_of, orientation_of, size_of
-from .paths import extension_of
-from .sources import SourceFile
 
 __all__ = ["decode"]
 
@@ -60,11 +60,11 @@ _TRANSPOSITIONS = {
 }
 
 
-def decode(source: SourceFile, most_pixels: int, *, tiff: bool = False) -> tuple[Image.Image, str]:
+def decode(source: Source, most_pixels: int, *, tiff: bool = False) -> tuple[Image.Image, str]:
     """Decode an image's first frame to grey, upright, transparent parts on white.
 
     Parameters:
-      source(SourceFile): The file, of which nothing has been read yet.
+      source(Source): The file, of which nothing has been read yet.
       most_pixels(int): The most pixels to decode. An image of more is refused by its header.
       tiff(bool): Whether TIFF is taken as well.
 
@@ -80,10 +80,11 @@ def decode(source: SourceFile, most_pixels: int, *, tiff: bool = False) -> tuple
     Returns:
       tuple[Image, str]: The image in mode L, and its format.
     """
-    source.allow(METADATA_ALLOWANCE)
+    reader = BoundedReader(source)
+    reader.allow(METADATA_ALLOWANCE)
     try:
-        format_name = _format(source, [name for name in _READERS if tiff or name != "TIFF"])
-        return _upright_grey(source, format_name, most_pixels), format_name
+        format_name = _format(source, reader, [name for name in _READERS if tiff or name != "TIFF"])
+        return _upright_grey(source, reader, format_name, most_pixels), format_name
     except (ImageError, MemoryError):
         raise
     except Exception as error:
@@ -91,54 +92,53 @@ def decode(source: SourceFile, most_pixels: int, *, tiff: bool = False) -> tuple
         raise _refusal(error, source) from error
 
 
-def _format(source: SourceFile, taken: list[str]) -> str:
-    extension = extension_of(source.path)
+def _format(source: Source, reader: BoundedReader, taken: list[str]) -> str:
+    extension = source.extension
     labelled = EXTENSIONS.get(extension.lower())
-    found = format_of(source)
+    found = format_of(cast(BinaryIO, reader))
     if found not in taken or (extension and labelled not in taken):
         raise UnsupportedFormat(
-            f"The image {shown(str(source.path))} is not in a format that is taken, by its content or by its "
+            f"The image {shown(source.name)} is not in a format that is taken, by its content or by its "
             f"extension. Save it as one of {', '.join(taken)}."
         )
     if extension and labelled != found:
         raise MislabelledImage(
-            f"The image {shown(str(source.path))} is named as {labelled} but is {found}. "
+            f"The image {shown(source.name)} is named as {labelled} but is {found}. "
             "Rename it to the extension of its format, or save it again in the other."
         )
     return found
 
 
-def _upright_grey(source: SourceFile, format_name: str, most_pixels: int) -> Image.Image:
-    size = size_of(source, format_name)
+def _upright_grey(source: Source, reader: BoundedReader, format_name: str, most_pixels: int) -> Image.Image:
+    size = size_of(cast(BinaryIO, reader), format_name)
     if size is not None:
         _require_size(size, most_pixels, source)
         if format_name == "WEBP":
             # Its reader takes in the whole file when it is opened.
-            _allow_pixels(source, size)
-    source.seek(0)
-    with _READERS[format_name](source) as image:
+            _allow_pixels(reader, size)
+    reader.seek(0)
+    with _READERS[format_name](cast(BinaryIO, reader)) as image:
         actual = Size(*image.size)
         _require_size(actual, most_pixels, source)
-        _allow_pixels(source, actual)
+        _allow_pixels(reader, actual)
         if format_name == "JPEG":
             image.draft("L", image.size)
         image.load()
         return _upright(_grey(image), image.info.get("exif"))
 
 
-def _allow_pixels(source: SourceFile, size: Size) -> None:
-    source.allow(BYTES_PER_PIXEL * size.width * size.height)
+def _allow_pixels(reader: BoundedReader, size: Size) -> None:
+    reader.allow(BYTES_PER_PIXEL * size.width * size.height)
 
 
-def _require_size(size: Size, most_pixels: int, source: SourceFile) -> None:
+def _require_size(size: Size, most_pixels: int, source: Source) -> None:
     if size.width < 1 or size.height < 1:
         raise EmptyImage(
-            f"The image {shown(str(source.path))} has no pixels: its header says {size.width}x{size.height}. "
-            "Save it again."
+            f"The image {shown(source.name)} has no pixels: its header says {size.width}x{size.height}. Save it again."
         )
     if size.width * size.height > most_pixels:
         raise TooManyPixels(
-            f"The image {shown(str(source.path))} has {size.width}x{size.height} pixels, more than the limit of "
+            f"The image {shown(source.name)} has {size.width}x{size.height} pixels, more than the limit of "
             f"{most_pixels / 1_000_000:g} megapixels. Scale it down, or raise MAX_MEGAPIXELS."
         )
 
@@ -163,8 +163,8 @@ def _upright(grey: Image.Image, exif: object) -> Image.Image:
     return upright
 
 
-def _refusal(error: Exception, source: SourceFile) -> ImageError:
-    path = shown(str(source.path))
+def _refusal(error: Exception, source: Source) -> ImageError:
+    path = shown(source.name)
     if isinstance(error, Image.DecompressionBombError):
         return TooManyPixels(f"The image {path} has more pixels than Pillow decodes: {error}. Scale it down.")
     if isinstance(error, ValueError) and "MAX_TEXT" in str(error):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bw_tasks.bounded import BoundedReader
 from bw_tasks.errors import (
     BadImageID,
     EmptyImage,
@@ -169,7 +170,6 @@ def test_id_that_cannot_name_a_file_is_refused(image_id: str) -> None:
 
 def test_file_below_the_input_directory_is_opened(indir: Path) -> None:
     with open_source(indir / "deep" / "a.jpg", indir) as source:
-        source.allow(100)
         assert source.read() == b"content"
 
 
@@ -280,10 +280,17 @@ def test_no_descriptor_is_left_open_by_refusals(indir: Path) -> None:
 
 def test_source_gives_no_more_than_it_was_allowed_to(indir: Path) -> None:
     with open_source(indir / "deep" / "a.jpg", indir) as source:
-        source.allow(4)
-        assert source.read(4) == b"cont"
+        reader = BoundedReader(source)
+        reader.allow(4)
+        assert reader.read(4) == b"cont"
         with pytest.raises(TooMuchMetadata):
-            source.read(1)
+            reader.read(1)
+
+
+def test_source_tells_its_name_its_extension_and_its_length(indir: Path) -> None:
+    (indir / "B.c.JPG").write_bytes(b"content")
+    with open_source(indir / "B.c.JPG", indir) as source:
+        assert (source.name, source.extension, source.length) == (str(indir / "B.c.JPG"), ".JPG", 7)
 
 
 def _open_descriptors() -> int:
