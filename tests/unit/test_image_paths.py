@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from bw_tasks.bounded import BoundedReader
 from bw_tasks.errors import (
     BadImageID,
     EmptyImage,
@@ -19,7 +18,6 @@ from bw_tasks.errors import (
     NotLocalFile,
     OutsideInputDirectory,
     SymlinkRefused,
-    TooMuchMetadata,
     UnreadableImage,
     UnsupportedScheme,
 )
@@ -276,15 +274,6 @@ def test_no_descriptor_is_left_open_by_refusals(indir: Path) -> None:
         with pytest.raises(ImageError):
             open_source(indir / name, indir)
     assert _open_descriptors() == before
-
-
-def test_source_gives_no_more_than_it_was_allowed_to(indir: Path) -> None:
-    with open_source(indir / "deep" / "a.jpg", indir) as source:
-        reader = BoundedReader(source)
-        reader.allow(4)
-        assert reader.read(4) == b"cont"
-        with pytest.raises(TooMuchMetadata):
-            reader.read(1)
 
 
 def test_source_tells_its_name_its_extension_and_its_length(indir: Path) -> None:
