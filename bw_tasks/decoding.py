@@ -36,7 +36,7 @@ from .errors import (
 from .greys import grey_on_white
 from .headers import EXTENSIONS, format_of, look_over
 from .limits import Limits
-from .salvage import is_cut_short, load_available, salvaged
+from .salvage import is_cut_short, load_available, repeat_rows, salvaged
 from .splicing import Source, spliced
 from .survey import Survey
 
@@ -151,8 +151,7 @@ def _upright_grey(survey: Survey, format_name: str) -> Image.Image:
         return load_available(again)
 
     grey = grey_on_white(image, raw_mode, decoded)
-    for row in missing:
-        grey.paste(255, (0, row, grey.width, row + 1))
+    repeat_rows(grey, missing)
     return _upright(grey, image)
 
 

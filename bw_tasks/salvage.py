@@ -1,12 +1,13 @@
 """Images whose file ends early: converted where only the end mark or the last rows are missing.
 
 ImageMagick converts a JPEG that is cut anywhere and refuses most of the rest. Here all formats that are decoded row
-by row (JPEG, PNG, GIF, BMP and uncompressed TIFF) are treated alike: at most one row in twenty may be missing.
+by row (JPEG, PNG, GIF, BMP and uncompressed TIFF) are treated alike: at most one pixel in twenty may be missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import bisect
+from collections.abc import Callable, Collection
 
 from PIL import Image
 from PIL.ImageFile import ImageFile
@@ -14,17 +15,14 @@ from PIL.ImageFile import ImageFile
 from .errors import DamagedImage, shown
 from .survey import Survey
 
-__all__ = ["is_cut_short", "load_available", "salvaged"]
+__all__ = ["is_cut_short", "load_available", "repeat_rows", "salvaged"]
 
-ROWS_PER_MISSING = 20
-"""Of so many rows, one may be missing."""
+PIXELS_PER_MISSING = 20
+"""Of so many pixels, one may be missing; of a small image, one row."""
 
 JPEG_END = b"\xff\xd9"
-JPEG_FILLING = {"L": {128}, "CMYK": {126, 127, 128, 129}}
-"""The values, by mode, that libjpeg gives to pixels of which there is no data."""
-
-JPEG_BLOCK = 8
-"""Pixels that libjpeg has or lacks together."""
+JPEG_FILLING = bytes([127, 128])
+"""What libjpeg gives to pixels of which there is no data: 128, or 127 where Pillow inverts CMYK."""
 
 
 def is_cut_short(error: OSError) -> bool:
@@ -35,7 +33,7 @@ def is_cut_short(error: OSError) -> bool:
 def salvaged(survey: Survey, opened: Callable[[bytes], ImageFile]) -> tuple[ImageFile, set[int]]:
     """What there is of an image that is cut short, and the rows that are missing.
 
-    In a JPEG none are: libjpeg makes them grey.
+    In a JPEG no row is: libjpeg fills it up.
 
     Parameters:
       survey(Survey): What is known of the image.
@@ -47,21 +45,36 @@ def salvaged(survey: Survey, opened: Callable[[bytes], ImageFile]) -> tuple[Imag
     # What a decoder has not written still has the colour that was there before.
     filled = [_partly_loaded(opened(b""), filling) for filling in (0, 255)]
     image = filled[0]
-    missing = {row for row in range(image.height) if _row(filled[0], row) != _row(filled[1], row)}
+    missing = {row for row in range(image.height) if _row(image, row) != _row(filled[1], row)}
     if image.format == "JPEG":
         image = opened(JPEG_END)
         image.load()
-        missing = {row for row in missing if _ends_in_filling(image, row)}
-    elif image.format == "GIF" and "transparency" in image.info:
+        _require_most(survey, image, sum(_filling_at_end(image, row) for row in missing))
+        return image, set()
+    if image.format == "GIF" and "transparency" in image.info:
         # Its reader begins with a transparent image.
         clear = bytes([image.info["transparency"]]) * image.width
         missing = {row for row in range(image.height) if _row(image, row) == clear}
-    if len(missing) > max(image.height // ROWS_PER_MISSING, 1) or len(missing) == image.height:
+    _require_most(survey, image, len(missing) * image.width)
+    return image, missing
+
+
+def repeat_rows(grey: Image.Image, missing: Collection[int]) -> None:
+    """Put the nearest row that is there in the place of each that is missing, which leaves the contrast as it is."""
+    there = [row for row in range(grey.height) if row not in missing]
+    for row in missing:
+        following = bisect.bisect(there, row)
+        nearest = min(there[max(following - 1, 0) : following + 1], key=lambda other: abs(other - row))
+        grey.paste(grey.crop((0, nearest, grey.width, nearest + 1)), (0, row))
+
+
+def _require_most(survey: Survey, image: Image.Image, missing: int) -> None:
+    pixels = image.width * image.height
+    if missing > max(pixels // PIXELS_PER_MISSING, image.width) or missing == pixels:
         raise DamagedImage(
-            f"The image {shown(survey.source.name)} is cut short: {len(missing)} of its {image.height} rows are "
-            "missing. Copy it again."
+            f"The image {shown(survey.source.name)} is cut short: {missing / pixels:.0%} of its pixels are missing. "
+            "Copy it again."
         )
-    return image, set() if image.format == "JPEG" else missing
 
 
 def load_available(image: ImageFile) -> ImageFile:
@@ -80,9 +93,9 @@ def _partly_loaded(image: ImageFile, filling: int) -> ImageFile:
     return load_available(image)
 
 
-def _ends_in_filling(image: Image.Image, row: int) -> bool:
-    end = image.crop((max(image.width - JPEG_BLOCK, 0), row, image.width, row + 1))
-    return set(end.tobytes()) <= JPEG_FILLING.get(image.mode, set())
+def _filling_at_end(image: Image.Image, row: int) -> int:
+    data = _row(image, row)
+    return (len(data) - len(data.rstrip(JPEG_FILLING))) // len(image.getbands())
 
 
 def _row(image: Image.Image, row: int) -> bytes:
