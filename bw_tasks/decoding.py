@@ -183,11 +183,10 @@ def _upright(grey: Image.Image, image: ImageFile) -> Image.Image:
         # Damaged metadata means no orientation; Pillow's readers of it raise as many errors as those of pixels.
         orientation = 1
     # Profiles and comments are left behind: Pillow's writers would carry them over from here.
-    upright = Image.new("L", (1, 1))
-    upright.im = grey.im
-    upright._size = grey.size
-    upright.getexif()[ExifTags.Base.Orientation] = orientation
-    return ImageOps.exif_transpose(upright)
+    grey.info = {}
+    grey.getexif()[ExifTags.Base.Orientation] = orientation
+    ImageOps.exif_transpose(grey, in_place=True)
+    return grey
 
 
 def _refusal(error: Exception, source: Source) -> ImageError:
