@@ -14,6 +14,7 @@ from dramatiq_jetstream.admin import QueueView, show, view
 from dramatiq_jetstream.errors import BrokerError
 
 from .errors import WaitEnded
+from .paths import source_uri
 from .tasks import IMAGES, broker, to_blackandwhite
 
 #: Seconds between two looks at the failures while nothing is done.
@@ -120,7 +121,7 @@ class Batch:
         """
         self._started = time.monotonic()
         for image in self.images:
-            message = to_blackandwhite.send(id=image.id, image=image.path.as_uri(), advisory=f"advisory.{image.id}")
+            message = to_blackandwhite.send(id=image.id, image=source_uri(image.path), advisory=f"advisory.{image.id}")
             image.message_id = message.message_id
 
     def follow(self, check: Callable[[], None] = lambda: None, timeout: float | None = None) -> Iterator[None]:

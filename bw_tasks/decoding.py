@@ -7,14 +7,24 @@ reached. Pillow's own settings are left as they are.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 from PIL.ImageFile import ImageFile
 
 from .errors import (
     DamagedImage,
-    EmptyImage,
     ImageError,
     MislabelledImage,
     TooManyPixels,
@@ -23,56 +33,58 @@ from .errors import (
     UnsupportedFormat,
     shown,
 )
-from .headers import EXTENSIONS, Size, format_of, orientation_of, size_of
-from .paths import extension_of
-from .sources import SourceFile
+from .greys import grey_on_white
+from .headers import EXTENSIONS, format_of, look_over
+from .limits import Limits
+from .salvage import is_cut_short, load_available, repeat_rows, salvaged
+from .splicing import Source, spliced
+from .survey import Survey
 
 __all__ = ["decode"]
-
-METADATA_ALLOWANCE = 16 * 1024 * 1024
-"""Bytes that may be read of an image besides its pixels."""
-
-BYTES_PER_PIXEL = 8
-"""Bytes of the largest pixel in any of the formats: four channels of 16 bits."""
 
 # Pillow warns of damaged metadata, which is of no concern here, and of large images, which are refused below. The
 # filters are set once, because changing them around each call is not safe between threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, module=r"PIL\.")
 
+
+class _JpegImageFile(JpegImagePlugin.JpegImageFile):
+    def _read_dpi_from_exif(self) -> None:
+        """Nothing: Pillow would refuse the image where the resolution in its metadata is damaged."""
+
+
 _READERS: Mapping[str, type[ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
+    "JPEG": _JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
 }
 
-_TRANSPOSITIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_WHOLE_METADATA = ("icc_profile", "exif", "xmp")
+"""What AVIF's and HEIC's readers find of metadata when they open a file, before they decode it."""
+
+Opener = Callable[[bytes], ImageFile]
+"""Opens the image, with these bytes behind its own."""
 
 
-def decode(source: SourceFile, most_pixels: int, *, tiff: bool = False) -> tuple[Image.Image, str]:
+def decode(source: Source, limits: Limits, formats: Collection[str]) -> tuple[Image.Image, str]:
     """Decode an image's first frame to grey, upright, transparent parts on white.
 
     Parameters:
-      source(SourceFile): The file, of which nothing has been read yet.
-      most_pixels(int): The most pixels to decode. An image of more is refused by its header.
-      tiff(bool): Whether TIFF is taken as well.
+      source(Source): The file, of which nothing has been read yet.
+      limits(Limits): The most that it may have. An image of more is refused before its pixels are decoded.
+      formats(Collection[str]): The formats that are taken.
 
     Raises:
       UnsupportedFormat: When the content or the extension is of no format that is taken.
       MislabelledImage: When content and extension disagree.
       EmptyImage: When the image has no pixels.
+      TooManyBytes: When the file is too long.
       TooManyPixels: When it has too many.
+      TooManyFrames: When it has too many.
       TooMuchMetadata: When it has too much beside its pixels.
       DamagedImage: When it cannot be decoded.
       UnreadableImage: When the system fails to read it.
@@ -80,10 +92,11 @@ def decode(source: SourceFile, most_pixels: int, *, tiff: bool = False) -> tuple
     Returns:
       tuple[Image, str]: The image in mode L, and its format.
     """
-    source.allow(METADATA_ALLOWANCE)
     try:
-        format_name = _format(source, [name for name in _READERS if tiff or name != "TIFF"])
-        return _upright_grey(source, format_name, most_pixels), format_name
+        survey = Survey(source, limits)
+        format_name = _format(survey, formats)
+        look_over(survey, format_name)
+        return _upright_grey(survey, format_name), format_name
     except (ImageError, MemoryError):
         raise
     except Exception as error:
@@ -91,86 +104,97 @@ def decode(source: SourceFile, most_pixels: int, *, tiff: bool = False) -> tuple
         raise _refusal(error, source) from error
 
 
-def _format(source: SourceFile, taken: list[str]) -> str:
-    extension = extension_of(source.path)
+def _format(survey: Survey, formats: Collection[str]) -> str:
+    extension, name = survey.source.extension, shown(survey.source.name)
     labelled = EXTENSIONS.get(extension.lower())
-    found = format_of(source)
-    if found not in taken or (extension and labelled not in taken):
+    found = format_of(survey)
+    if found is None or found not in formats or (extension and labelled not in formats):
         raise UnsupportedFormat(
-            f"The image {shown(str(source.path))} is not in a format that is taken, by its content or by its "
-            f"extension. Save it as one of {', '.join(taken)}."
+            f"The image {name} is not in a format that is taken, by its content or by its "
+            f"extension. Save it as one of {', '.join(formats)}."
         )
     if extension and labelled != found:
         raise MislabelledImage(
-            f"The image {shown(str(source.path))} is named as {labelled} but is {found}. "
+            f"The image {name} is named as {labelled} but is {found}. "
             "Rename it to the extension of its format, or save it again in the other."
         )
     return found
 
 
-def _upright_grey(source: SourceFile, format_name: str, most_pixels: int) -> Image.Image:
-    size = size_of(source, format_name)
-    if size is not None:
-        _require_size(size, most_pixels, source)
-        if format_name == "WEBP":
-            # Its reader takes in the whole file when it is opened.
-            _allow_pixels(source, size)
-    source.seek(0)
-    with _READERS[format_name](source) as image:
-        actual = Size(*image.size)
-        _require_size(actual, most_pixels, source)
-        _allow_pixels(source, actual)
+def _upright_grey(survey: Survey, format_name: str) -> Image.Image:
+    reader = _reader(format_name)
+    pieces = survey.pieces or [(0, survey.length)]
+
+    def opened(tail: bytes = b"") -> ImageFile:
+        image = reader(spliced(survey.source, [*pieces, tail]))
+        survey.size(*image.size)
         if format_name == "JPEG":
             image.draft("L", image.size)
+        return image
+
+    image = opened()
+    if format_name in ("AVIF", "HEIF"):
+        survey.frames(getattr(image, "n_frames", 1))
+        survey.metadata(sum(len(image.info.get(key) or b"") for key in _WHOLE_METADATA))
+    raw_mode = _raw_mode(image)
+    missing: Collection[int] = ()
+    try:
         image.load()
-        return _upright(_grey(image), image.info.get("exif"))
+    except OSError as error:
+        if not is_cut_short(error):
+            raise
+        image, missing = salvaged(survey, opened)
+
+    def decoded(other_raw_mode: str) -> Image.Image:
+        again = opened()
+        again.tile = [tile._replace(args=_other(tile.args, other_raw_mode)) for tile in again.tile]
+        return load_available(again)
+
+    grey = grey_on_white(image, raw_mode, decoded)
+    repeat_rows(grey, missing)
+    return _upright(grey, image)
 
 
-def _allow_pixels(source: SourceFile, size: Size) -> None:
-    source.allow(BYTES_PER_PIXEL * size.width * size.height)
+def _reader(format_name: str) -> type[ImageFile]:
+    if format_name in _READERS:
+        return _READERS[format_name]
+    # Where it is asked for, it is installed; everybody else shall not need it.
+    from pillow_heif import HeifImageFile
+
+    reader: type[ImageFile] = HeifImageFile
+    return reader
 
 
-def _require_size(size: Size, most_pixels: int, source: SourceFile) -> None:
-    if size.width < 1 or size.height < 1:
-        raise EmptyImage(
-            f"The image {shown(str(source.path))} has no pixels: its header says {size.width}x{size.height}. "
-            "Save it again."
-        )
-    if size.width * size.height > most_pixels:
-        raise TooManyPixels(
-            f"The image {shown(str(source.path))} has {size.width}x{size.height} pixels, more than the limit of "
-            f"{most_pixels / 1_000_000:g} megapixels. Scale it down, or raise MAX_MEGAPIXELS."
-        )
+def _raw_mode(image: ImageFile) -> str:
+    args = image.tile[0].args if image.tile else None
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # convert() alone would cut the values off at 255.
-        return image.point(lambda value: value * (1 / 256)).convert("L")
-    if not image.has_transparency_data:
-        return image.convert("L")
-    layered = image.convert("RGBA")
-    flat = Image.new("L", image.size, 255)
-    flat.paste(layered.convert("L"), mask=layered.getchannel("A"))
-    return flat
+def _other(args: object, raw_mode: str) -> str | tuple[object, ...]:
+    return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode
 
 
-def _upright(grey: Image.Image, exif: object) -> Image.Image:
-    transposition = _TRANSPOSITIONS.get(orientation_of(exif)) if isinstance(exif, bytes) else None
-    upright = grey if transposition is None else grey.transpose(transposition)
-    # Pillow's writers would carry profiles and comments over from here.
-    upright.info = {}
-    return upright
+def _upright(grey: Image.Image, image: ImageFile) -> Image.Image:
+    """The grey image, turned as Pillow reads the orientation of the image that it comes from."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        # Damaged metadata means no orientation; Pillow's readers of it raise as many errors as those of pixels.
+        orientation = 1
+    # Profiles and comments are left behind: Pillow's writers would carry them over from here.
+    grey.info = {}
+    grey.getexif()[ExifTags.Base.Orientation] = orientation
+    ImageOps.exif_transpose(grey, in_place=True)
+    return grey
 
 
-def _refusal(error: Exception, source: SourceFile) -> ImageError:
-    path = shown(str(source.path))
+def _refusal(error: Exception, source: Source) -> ImageError:
+    name = shown(source.name)
     if isinstance(error, Image.DecompressionBombError):
-        return TooManyPixels(f"The image {path} has more pixels than Pillow decodes: {error}. Scale it down.")
+        return TooManyPixels(f"The image {name} has more pixels than Pillow decodes: {error}. Scale it down.")
     if isinstance(error, ValueError) and "MAX_TEXT" in str(error):
-        return TooMuchMetadata(
-            f"The image {path} has a profile or texts that grow too large when unpacked. Remove its metadata."
-        )
+        return TooMuchMetadata(f"The image {name} has texts of more than Pillow reads: {error}. Remove its metadata.")
     if isinstance(error, OSError) and error.errno is not None:
-        return UnreadableImage(f"The image {path} cannot be read: {error.strerror}. Check the storage it is on.")
-    return DamagedImage(f"The image {path} is cut short or damaged: {error}. Save or copy it again.")
+        return UnreadableImage(f"The image {name} cannot be read: {error.strerror}. Check the storage it is on.")
+    return DamagedImage(f"The image {name} is cut short or damaged: {error}. Save or copy it again.")

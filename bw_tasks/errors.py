@@ -15,6 +15,7 @@ __all__ = [
     "ImageError",
     "ImageNotFound",
     "InvalidAdvisories",
+    "InvalidFormats",
     "InvalidLimit",
     "MalformedURI",
     "MislabelledImage",
@@ -24,6 +25,8 @@ __all__ = [
     "OutsideInputDirectory",
     "ServiceError",
     "SymlinkRefused",
+    "TooManyBytes",
+    "TooManyFrames",
     "TooManyPixels",
     "TooMuchMetadata",
     "UnreadableImage",
@@ -143,12 +146,20 @@ class MislabelledImage(ImageError):
     """Raised when the image's content is of another format than its extension says."""
 
 
+class TooManyBytes(ImageError):
+    """Raised when the image's file is longer than the limit; nothing of it is read."""
+
+
+class TooManyFrames(ImageError):
+    """Raised when the image has more frames or pages than the limit, though only the first is converted."""
+
+
 class TooManyPixels(ImageError):
     """Raised when the image has more pixels than the limit; it is not decoded."""
 
 
 class TooMuchMetadata(ImageError):
-    """Raised when the image carries more profiles, texts or other extras than an image needs."""
+    """Raised when the image carries more profiles, texts and other metadata than the limit."""
 
 
 class DamagedImage(ImageError):
@@ -164,4 +175,8 @@ class UnwritableOutput(ImageError):
 
 
 class InvalidLimit(ImageError):
-    """Raised when the limit in megapixels is not a positive number."""
+    """Raised when a limit is not a positive number."""
+
+
+class InvalidFormats(ImageError):
+    """Raised when EXTRA_FORMATS names a format that is not known, or cannot be read here."""

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from .decoding import decode
-from .errors import InvalidLimit, shown
+from .limits import Limits, taken_formats
 from .output import OutputDirectory
 from .paths import extension_of, output_name, source_path
 from .sources import open_source
 from .tones import black_and_white
 
-__all__ = ["DEFAULT_MAX_MEGAPIXELS", "convert_image", "most_pixels"]
-
-DEFAULT_MAX_MEGAPIXELS = 100
-"""The limit when neither the caller nor ``MAX_MEGAPIXELS`` gives one."""
+__all__ = ["convert_image"]
 
 # Dithered pixels gain next to nothing from slow compression.
 _WRITERS: Mapping[str, Mapping[str, Any]] = {
@@ -32,6 +28,7 @@ _WRITERS: Mapping[str, Mapping[str, Any]] = {
     "GIF": {},
     "BMP": {},
     "TIFF": {"compression": "group4"},
+    "AVIF": {"quality": 90, "speed": 10},
 }
 
 
@@ -42,7 +39,7 @@ def convert_image(
     outdir: str | os.PathLike[str],
     indir: str | os.PathLike[str] | None = None,
     max_megapixels: float | None = None,
-    tiff: bool = False,
+    extra_formats: Iterable[str] | None = None,
 ) -> Path:
     """Convert an image to black and white and write it to the output directory, named by its id.
 
@@ -57,7 +54,8 @@ def convert_image(
       indir(str): The directory that the source must lie in, or None to read from anywhere.
       max_megapixels(float): The most millions of pixels to decode, or None to ask ``MAX_MEGAPIXELS`` in the
         environment, and without that to take 100.
-      tiff(bool): Whether TIFF is taken as well.
+      extra_formats(Iterable[str]): The formats to take besides, of ``tiff``, ``avif`` and ``heic``, or None to ask
+        ``EXTRA_FORMATS`` in the environment, and without that to take none.
 
     Raises:
       ImageError: When the image is refused; the subclass tells the reason.
@@ -67,34 +65,25 @@ def convert_image(
     """
     path = source_path(uri, indir)
     name = output_name(image_id, extension_of(path))
-    limit = most_pixels(max_megapixels)
+    limits = Limits.from_environment(max_megapixels)
+    formats = taken_formats(extra_formats)
     with OutputDirectory(outdir) as output, open_source(path, indir) as source:
-        grey, format_name = decode(source, limit, tiff=tiff)
+        grey, format_name = decode(source, limits, formats)
         return output.write(name, _encoded(black_and_white(grey), format_name))
-
-
-def most_pixels(max_megapixels: float | None = None) -> int:
-    """The most pixels to decode.
-
-    Parameters:
-      max_megapixels(float): The limit in millions, or None to ask ``MAX_MEGAPIXELS``, and without that to take 100.
-
-    Raises:
-      InvalidLimit: If the limit is not a positive number.
-    """
-    given: Any = max_megapixels
-    if given is None:
-        given = os.environ.get("MAX_MEGAPIXELS") or DEFAULT_MAX_MEGAPIXELS
-    try:
-        megapixels = float(given)
-    except ValueError:
-        megapixels = math.nan
-    if not 0 < megapixels < math.inf:
-        raise InvalidLimit(f"The limit in megapixels is {shown(str(given))}. Set MAX_MEGAPIXELS to one such as 100.")
-    return round(megapixels * 1_000_000)
 
 
 def _encoded(picture: Image.Image, format_name: str) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format_name, **_WRITERS[format_name])
+    if format_name == "HEIF":
+        _save_heif(picture, buffer)
+    else:
+        # AVIF has no pixels of one bit.
+        deep = picture.convert("L") if format_name == "AVIF" else picture
+        deep.save(buffer, format_name, **_WRITERS[format_name])
     return buffer.getvalue()
+
+
+def _save_heif(picture: Image.Image, buffer: io.BytesIO) -> None:
+    from pillow_heif import from_pillow
+
+    from_pillow(picture.convert("L")).save(buffer, quality=90)

@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from .errors import BadImageID, MalformedURI, NotLocalFile, OutsideInputDirectory, UnsupportedScheme, shown, shown_uri
 
-__all__ = ["extension_of", "output_name", "output_path", "path_below", "source_path"]
+__all__ = ["extension_of", "output_name", "output_path", "path_below", "source_path", "source_uri"]
 
 LONGEST_NAME = 255
 """Bytes in the longest name that the usual file systems take."""
@@ -41,6 +41,16 @@ def source_path(uri: str, indir: str | os.PathLike[str] | None = None) -> Path:
     if indir is not None:
         path_below(path, indir)
     return path
+
+
+def source_uri(path: Path) -> str:
+    """The ``file://`` URI of a local file, from which :func:`source_path` makes the same path again.
+
+    Parameters:
+      path(Path): The path, relative to the current directory unless it is absolute.
+    """
+    # Two slashes in front mean what one does, except to as_uri().
+    return Path("/", *path.absolute().parts[1:]).as_uri()
 
 
 def path_below(path: Path, indir: str | os.PathLike[str]) -> Path:
@@ -122,6 +132,10 @@ def _local_part(uri: str) -> str:
     return slash + path
 
 
+def _leads_away(path: str) -> bool:
+    return any(part in (".", "..") for part in path.split("/"))
+
+
 def _plain_path(uri: str, encoded: str) -> str:
     if "?" in encoded or "#" in encoded:
         raise _malformed(uri, "has a query or a fragment (in a name, write ? as %3F and # as %23)")
@@ -131,10 +145,11 @@ def _plain_path(uri: str, encoded: str) -> str:
         path = os.fsdecode(unquote_to_bytes(encoded))
     except UnicodeEncodeError:
         raise _malformed(uri, "has characters that no file name can have") from None
-    if _ESCAPE.search(path):
+    if _leads_away(os.fsdecode(unquote_to_bytes(os.fsencode(path)))):
+        # A name may have a % in it, but nobody who decodes a second time shall be led elsewhere.
         raise _malformed(uri, "is percent-encoded twice")
     if _CONTROL.search(path):
         raise _malformed(uri, "has a control character in it")
-    if any(part in ("", ".", "..") for part in path[1:].split("/")):
+    if "" in path[1:].split("/") or _leads_away(path):
         raise _malformed(uri, "has an empty, '.' or '..' part in its path")
     return path

@@ -18,11 +18,10 @@ from .errors import (
     ImageNotFound,
     NotARegularFile,
     SymlinkRefused,
-    TooMuchMetadata,
     UnreadableImage,
     shown,
 )
-from .paths import path_below
+from .paths import extension_of, path_below
 
 __all__ = ["SourceFile", "open_source"]
 
@@ -34,38 +33,23 @@ _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class SourceFile(io.FileIO):
-    """An open image file that gives no more bytes than it has been allowed to.
+    """An open image file.
 
     Parameters:
       descriptor(int): The open file, closed together with this object.
       path(Path): The file's path, for error texts.
     """
 
+    name: str
+
     def __init__(self, descriptor: int, path: Path) -> None:
         super().__init__(descriptor, "rb")
-        self.path = path
+        self.name = str(path)
+        self.extension = extension_of(path)
         self.length = os.fstat(descriptor).st_size
-        self._allowance = 0
-
-    def allow(self, count: int) -> None:
-        """Let this many more bytes be read."""
-        self._allowance += count
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Like any file's, within the allowance.
-
-        Raises:
-          TooMuchMetadata: When the allowance is used up.
-        """
-        most = min(self._allowance + 1, self.length)
-        data = super().read(most if size is None or size < 0 else min(size, most)) or b""
-        self._allowance -= len(data)
-        if self._allowance < 0:
-            raise TooMuchMetadata(
-                f"The image {shown(str(self.path))} carries far more data than its pixels need. "
-                "Remove its profiles, comments and other metadata."
-            )
-        return data
+        return super().read(-1 if size is None else size) or b""
 
 
 def open_source(path: Path, indir: str | os.PathLike[str] | None = None) -> SourceFile:
@@ -84,7 +68,7 @@ def open_source(path: Path, indir: str | os.PathLike[str] | None = None) -> Sour
       EmptyImage: When the file has no bytes.
 
     Returns:
-      SourceFile: The open file, from which nothing may be read before ``allow`` is called.
+      SourceFile: The open file, of which nothing has been read.
     """
     try:
         descriptor = _open_freely(path) if indir is None else _open_below(Path(indir), path)

@@ -16,7 +16,8 @@ from dramatiq_jetstream.logs import get_logger
 from .advisories import allowed_subjects, check_advisory
 from .announcing import Announcement
 from .errors import ImageError, OutputNotSet, ServiceError, UnusableInput, shown
-from .images import convert_image, most_pixels
+from .images import convert_image
+from .limits import Limits, taken_formats
 from .output import OutputDirectory
 
 logger = get_logger("bw_tasks")
@@ -44,7 +45,8 @@ class Preparation(Middleware):
         try:
             check_output_folder()
             check_input_folder()
-            most_pixels()
+            Limits.from_environment()
+            taken_formats()
             allowed_subjects()
         except ServiceError as error:
             raise SystemExit(str(error)) from None

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from bw_tasks.errors import (
     BadImageID,
@@ -18,11 +21,10 @@ from bw_tasks.errors import (
     NotLocalFile,
     OutsideInputDirectory,
     SymlinkRefused,
-    TooMuchMetadata,
     UnreadableImage,
     UnsupportedScheme,
 )
-from bw_tasks.paths import output_name, output_path, source_path
+from bw_tasks.paths import extension_of, output_name, output_path, source_path, source_uri
 from bw_tasks.sources import open_source
 
 
@@ -169,7 +171,6 @@ def test_id_that_cannot_name_a_file_is_refused(image_id: str) -> None:
 
 def test_file_below_the_input_directory_is_opened(indir: Path) -> None:
     with open_source(indir / "deep" / "a.jpg", indir) as source:
-        source.allow(100)
         assert source.read() == b"content"
 
 
@@ -278,12 +279,10 @@ def test_no_descriptor_is_left_open_by_refusals(indir: Path) -> None:
     assert _open_descriptors() == before
 
 
-def test_source_gives_no_more_than_it_was_allowed_to(indir: Path) -> None:
-    with open_source(indir / "deep" / "a.jpg", indir) as source:
-        source.allow(4)
-        assert source.read(4) == b"cont"
-        with pytest.raises(TooMuchMetadata):
-            source.read(1)
+def test_source_tells_its_name_its_extension_and_its_length(indir: Path) -> None:
+    (indir / "B.c.JPG").write_bytes(b"content")
+    with open_source(indir / "B.c.JPG", indir) as source:
+        assert (source.name, source.extension, source.length) == (str(indir / "B.c.JPG"), ".JPG", 7)
 
 
 def _open_descriptors() -> int:
@@ -320,3 +319,95 @@ def test_refused_uri_is_quoted_without_its_credentials(uri: str) -> None:
 def test_file_whose_name_has_an_at_sign_is_quoted_whole() -> None:
     with pytest.raises(ImageError, match=r"me@home//a\.jpg"):
         source_path("file:///me@home//a.jpg")
+
+
+# Names that people give: what submit writes, the worker reads
+
+
+NAMES = [
+    "Caesarea%20bay.jpg",
+    "100%25.jpg",
+    "50%.jpg",
+    "a%2Fb.jpg",
+    "a%00b.jpg",
+    "Caesarea bay.jpg",
+    " leading and trailing .jpg",
+    "what?.jpg",
+    "no#1.jpg",
+    "a;b&c=d+e.jpg",
+    "back\\slash.jpg",
+    "quote\"'`.jpg",
+    "[1] {2} <3> |4| ^5^.jpg",
+    "~user@host:80.jpg",
+    "Müßiggang.jpg",
+    "cafe\u0301.jpg",
+    "caf\u00e9.jpg",
+    "\u6d77\u8fb9.jpg",
+    "\U0001f305 sunrise.jpg",
+    "family \U0001f469\u200d\U0001f467.jpg",
+    "PHOTO.JPG",
+    "Photo.JpEg",
+    "-rf.jpg",
+    "...jpg",
+    os.fsdecode(b"latin1 \xe9.jpg"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_file_of_any_name_is_found_by_the_uri_that_is_submitted_for_it(indir: Path, name: str) -> None:
+    (indir / name).write_bytes(b"picture")
+    path = source_path(source_uri(indir / name), indir)
+    with open_source(path, indir) as source:
+        assert source.read() == b"picture"
+    assert path == indir / name
+    assert output_name("id", extension_of(path)) == "id" + Path(name).suffix
+
+
+@pytest.mark.parametrize("name", ["%2e%2e", "..%2f..%2fx.jpg", "a%2f..%2fx.jpg", "%2e", "x%2F%2e%2E"])
+def test_name_that_leads_elsewhere_when_decoded_twice_is_refused(name: str) -> None:
+    with pytest.raises(MalformedURI, match="twice"):
+        source_path(source_uri(Path("/img", name, "a.jpg")))
+
+
+def test_path_with_two_slashes_in_front_is_submitted_with_one() -> None:
+    assert source_path(source_uri(Path("//img/a.jpg"))) == Path("/img/a.jpg")
+
+
+def test_relative_path_is_submitted_as_an_absolute_one(indir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(indir)
+    assert source_path(source_uri(Path("deep/a.jpg"))) == indir / "deep" / "a.jpg"
+
+
+def plain(name: str) -> bool:
+    parts = unquote(name, errors="surrogateescape").split("/")
+    return name not in (".", "..") and "." not in parts and ".." not in parts
+
+
+file_names = st.text(
+    st.characters(exclude_characters="/", exclude_categories=("Cc", "Cs")), min_size=1, max_size=40
+).filter(plain)
+escaped_names = st.text("%2eE5fFaü#? .", min_size=1, max_size=12).filter(plain)
+
+
+@given(st.lists(file_names | escaped_names, min_size=1, max_size=5))
+def test_every_path_comes_back_from_its_uri(names: list[str]) -> None:
+    path = Path("/", *names)
+    assert source_path(source_uri(path)) == path
+    assert source_path(source_uri(path), "/") == path
+
+
+@given(st.lists(st.sampled_from([*"./%2eEfF05a\\?#", "..", "%2e", "%2F", "%252e"]), max_size=30).map("".join))
+def test_no_uri_leads_out_of_the_input_directory(tail: str) -> None:
+    try:
+        path = source_path(f"file:///img/in/{tail}", "/img/in")
+    except ImageError:
+        return
+    for spelled in (str(path), unquote(str(path))):
+        assert os.path.normpath(spelled).startswith("/img/in/")
+
+
+@given(st.binary(min_size=1, max_size=20))
+def test_name_in_any_encoding_comes_back_from_its_uri(raw: bytes) -> None:
+    name = os.fsdecode(raw)
+    assume(not any(byte < 0x20 or byte in b"/\x7f" for byte in raw) and plain(name))
+    assert os.fsencode(source_path(source_uri(Path("/", name)))) == b"/" + raw

@@ -14,17 +14,15 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image, ImageChops, ImageDraw, ImageFile, ImageOps, ImageStat
+from PIL import Image, ImageFile, ImageOps
 
 from bw_tasks import images
 from bw_tasks.errors import (
     BadImageID,
     DamagedImage,
     EmptyImage,
-    ImageError,
     ImageNotFound,
     InvalidLimit,
     MislabelledImage,
@@ -35,105 +33,21 @@ from bw_tasks.errors import (
     UnsupportedFormat,
     UnwritableOutput,
 )
-from bw_tasks.headers import orientation_of, size_of
+from bw_tasks.headers import look_over
+from bw_tasks.limits import Limits
 from bw_tasks.sample import HEIGHT, WIDTH, draw_sample, save_sample
+from bw_tasks.sources import open_source
+from bw_tasks.survey import Survey
 from bw_tasks.tones import black_and_white, tone_curve
+from tests.support.studio import Studio, chunk, difference, encoded, exif_of, greys, jpeg_with, png_with, quadrants
 
 FORMATS = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP"}
 BLACK, WHITE = 0, 255
 MEGABYTE = 1024 * 1024
 
 
-class Studio:
-    """A directory of images, one of results, and the conversion from the one to the other."""
-
-    def __init__(self, root: Path) -> None:
-        self.indir = root / "in"
-        self.outdir = root / "out"
-        self.indir.mkdir()
-        self.outdir.mkdir()
-
-    def put(self, name: str, content: Image.Image | bytes, **options: Any) -> str:
-        path = self.indir / name
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            content.save(path, **options)
-        return path.as_uri()
-
-    def convert(self, uri: str, image_id: str = "id", **options: Any) -> Path:
-        return images.convert_image(uri, image_id, outdir=self.outdir, indir=self.indir, **options)
-
-    def result(self, name: str, content: Image.Image | bytes, **options: Any) -> Image.Image:
-        with Image.open(self.convert(self.put(name, content, **options))) as image:
-            image.load()
-            return image
-
-    def refused(self, name: str, content: Image.Image | bytes, error: type[ImageError]) -> ImageError:
-        uri = self.put(name, content)
-        with pytest.raises(error) as caught:
-            self.convert(uri)
-        assert type(caught.value) is error
-        assert name in str(caught.value)
-        assert list(self.outdir.iterdir()) == []
-        return caught.value
-
-
-@pytest.fixture
-def studio(tmp_path: Path) -> Studio:
-    return Studio(tmp_path)
-
-
-def quadrants(width: int = 96, height: int = 64) -> Image.Image:
-    """Red, white, black and white quarters: no two of its eight orientations look alike."""
-    picture = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(picture)
-    draw.rectangle((0, 0, width // 2 - 1, height // 2 - 1), fill="black")
-    draw.rectangle((0, height // 2, width // 4 - 1, height - 1), fill="darkred")
-    return picture
-
-
-def encoded(picture: Image.Image, format_name: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format_name, **options)
-    return buffer.getvalue()
-
-
-def greys(image: Image.Image) -> set[int]:
-    return {grey for grey, count in enumerate(image.convert("L").histogram()) if count}
-
-
-def difference(one: Image.Image, other: Image.Image) -> float:
-    """How much two pictures differ as the eye sees them from afar: 0 for not at all, 255 for black against white."""
-    small = [picture.convert("L").resize((24, 24), Image.Resampling.BOX) for picture in (one, other)]
-    return ImageStat.Stat(ImageChops.difference(*small)).mean[0]
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png_with(*chunks: bytes) -> bytes:
-    """A good PNG with these chunks after its header."""
-    content = encoded(quadrants(), "PNG")
-    return content[:33] + b"".join(chunks) + content[33:]
-
-
 def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-
-
-def jpeg_with(*segments: bytes) -> bytes:
-    """A good JPEG with these application segments in front."""
-    content = encoded(quadrants(), "JPEG")
-    framed = (b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment for segment in segments)
-    return content[:2] + b"".join(framed) + content[2:]
-
-
-def exif_of(orientation: int, order: str = ">") -> bytes:
-    mark = b"MM" if order == ">" else b"II"
-    entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
-    return b"Exif\0\0" + mark + struct.pack(order + "HIH", 42, 8, 1) + entry + b"\0\0\0\0"
 
 
 # What comes out
@@ -187,15 +101,20 @@ def test_every_exif_orientation_comes_out_upright(studio: Studio, orientation: i
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_orientation_is_read_in_both_byte_orders(order: str) -> None:
-    assert [orientation_of(exif_of(value, order)) for value in range(1, 9)] == list(range(1, 9))
+def test_orientation_is_read_in_both_byte_orders(studio: Studio, order: str) -> None:
+    for value in range(1, 9):
+        data = jpeg_with(exif_of(value, order)).replace(b"JFIF\0", b"XXXX\0")
+        with Image.open(io.BytesIO(data)) as source:
+            expected = ImageOps.exif_transpose(source)
+        assert difference(studio.result("a.jpg", data), black_and_white(expected.convert("L"))) < 4
 
 
 @pytest.mark.parametrize(
     "exif", [b"", b"Exif\0\0", b"nonsense", exif_of(0), exif_of(9), exif_of(6)[:-9], b"MM\0*\xff\xff\xff\xff"]
 )
-def test_damaged_exif_means_upright(exif: bytes) -> None:
-    assert orientation_of(exif) == 1
+def test_damaged_exif_means_upright(studio: Studio, exif: bytes) -> None:
+    for name, data in (("a.jpg", jpeg_with(b"Exif\0\0" + exif)), ("a.png", png_with(chunk(b"eXIf", exif)))):
+        assert difference(studio.result(name, data), black_and_white(quadrants().convert("L"))) < 4
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
@@ -256,7 +175,7 @@ def test_metadata_is_not_carried_over(studio: Studio) -> None:
 
 def test_tiff_is_taken_only_where_it_is_asked_for(studio: Studio) -> None:
     studio.refused("a.tiff", encoded(quadrants(), "TIFF"), UnsupportedFormat)
-    with Image.open(studio.convert((studio.indir / "a.tiff").as_uri(), tiff=True)) as result:
+    with Image.open(studio.convert((studio.indir / "a.tiff").as_uri(), extra_formats=["tiff"])) as result:
         assert (result.format, result.mode) == ("TIFF", "1")
 
 
@@ -442,7 +361,12 @@ def test_limit_that_is_no_positive_number_is_refused(
 def test_size_in_the_header_is_the_size_that_pillow_finds(tmp_path: Path, format_name: str) -> None:
     for picture in (quadrants(), quadrants(7, 5).convert("RGBA" if format_name == "WEBP" else "L")):
         data = encoded(picture, format_name)
-        assert size_of(io.BytesIO(data), format_name) == picture.size
+        path = tmp_path / "a"
+        path.write_bytes(data)
+        with open_source(path) as source:
+            survey = Survey(source, Limits())
+            look_over(survey, format_name)
+            assert survey.found_size == picture.size
 
 
 @pytest.mark.parametrize(
