@@ -29,7 +29,6 @@ from .errors import (
     MislabelledImage,
     TooManyPixels,
     TooMuchMetadata,
-    UnreadableImage,
     UnsupportedFormat,
     shown,
 )
@@ -37,6 +36,7 @@ from .greys import grey_on_white
 from .headers import EXTENSIONS, format_of, look_over
 from .limits import Limits
 from .salvage import is_cut_short, load_available, repeat_rows, salvaged
+from .sources import read_error
 from .splicing import Source, spliced
 from .survey import Survey
 
@@ -196,5 +196,5 @@ def _refusal(error: Exception, source: Source) -> ImageError:
     if isinstance(error, ValueError) and "MAX_TEXT" in str(error):
         return TooMuchMetadata(f"The image {name} has texts of more than Pillow reads: {error}. Remove its metadata.")
     if isinstance(error, OSError) and error.errno is not None:
-        return UnreadableImage(f"The image {name} cannot be read: {error.strerror}. Check the storage it is on.")
+        return read_error(error, source.name)
     return DamagedImage(f"The image {name} is cut short or damaged: {error}. Save or copy it again.")

@@ -7,9 +7,11 @@ import re
 from dramatiq.errors import Retry
 
 __all__ = [
+    "AccessDenied",
     "AdvisoryRefused",
     "BadAdvisory",
     "BadImageID",
+    "BucketNotFound",
     "DamagedImage",
     "EmptyImage",
     "ImageError",
@@ -24,6 +26,8 @@ __all__ = [
     "OutputNotSet",
     "OutsideInputDirectory",
     "ServiceError",
+    "StorageMisconfigured",
+    "StorageUnavailable",
     "SymlinkRefused",
     "TooManyBytes",
     "TooManyFrames",
@@ -103,7 +107,7 @@ class InvalidAdvisories(ImageError):
 
 
 class UnsupportedScheme(ImageError):
-    """Raised when the image's URI is not a ``file://`` one."""
+    """Raised when the URI is of no kind that is read or written."""
 
 
 class NotLocalFile(ImageError):
@@ -168,6 +172,22 @@ class DamagedImage(ImageError):
 
 class BadImageID(ImageError):
     """Raised when the image's id cannot serve as the name of a file."""
+
+
+class BucketNotFound(ImageError):
+    """Raised when the bucket does not exist."""
+
+
+class AccessDenied(ImageError):
+    """Raised when the storage knows this user and does not let it read or write the object."""
+
+
+class StorageMisconfigured(ImageError):
+    """Raised when the endpoint, the region or the credentials of a storage are wrong, or its client is missing."""
+
+
+class StorageUnavailable(ImageError):
+    """Raised when a storage does not answer, or asks to come back later: what may pass, and is tried again."""
 
 
 class UnwritableOutput(ImageError):

@@ -6,6 +6,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,8 @@ from PIL import Image
 
 from .decoding import decode
 from .limits import Limits, taken_formats
-from .output import OutputDirectory
-from .paths import extension_of, output_name, source_path
-from .sources import open_source
+from .paths import output_name
+from .storage import Roots, Storages, location_of, output_location
 from .tones import black_and_white
 
 __all__ = ["convert_image"]
@@ -40,7 +40,8 @@ def convert_image(
     indir: str | os.PathLike[str] | None = None,
     max_megapixels: float | None = None,
     extra_formats: Iterable[str] | None = None,
-) -> Path:
+    storages: Storages | None = None,
+) -> Path | str:
     """Convert an image to black and white and write it to the output directory, named by its id.
 
     The output keeps the source's extension and format. It is upright, has the first frame only where the source
@@ -48,26 +49,34 @@ def convert_image(
     at all, also over an older one.
 
     Parameters:
-      uri(str): The source, as ``file:///absolute/path.jpg``: JPEG, PNG, WEBP, GIF or BMP.
+      uri(str): The source, as ``file:///absolute/path.jpg``, ``s3://bucket/key.jpg`` or ``nats://bucket/name.jpg``:
+        JPEG, PNG, WEBP, GIF or BMP.
       image_id(str): The output's name without the extension.
-      outdir(str): The directory to write to, which must exist.
-      indir(str): The directory that the source must lie in, or None to read from anywhere.
+      outdir(str): The place to write to, which must exist: a directory, ``s3://bucket/prefix`` or ``nats://bucket``.
+      indir(str): The places that the source must lie in, as ``INDIR`` names them, or None to read from anywhere.
       max_megapixels(float): The most millions of pixels to decode, or None to ask ``MAX_MEGAPIXELS`` in the
         environment, and without that to take 100.
       extra_formats(Iterable[str]): The formats to take besides, of ``tiff``, ``avif`` and ``heic``, or None to ask
         ``EXTRA_FORMATS`` in the environment, and without that to take none.
 
+      storages(Storages): Clients to use again. Defaults to some that are closed at the end.
+
     Raises:
       ImageError: When the image is refused; the subclass tells the reason.
 
     Returns:
-      Path: The file written.
+      Path | str: The file written, or the URI of the object.
     """
-    path = source_path(uri, indir)
-    name = output_name(image_id, extension_of(path))
+    location, roots = location_of(uri), Roots.of(indir)
+    roots.directory_of(location)
+    name = output_name(image_id, location.extension)
     limits = Limits.from_environment(max_megapixels)
     formats = taken_formats(extra_formats)
-    with OutputDirectory(outdir) as output, open_source(path, indir) as source:
+    with ExitStack() as opened:
+        if storages is None:
+            storages = opened.enter_context(closing(Storages()))
+        output = opened.enter_context(storages.output(output_location(outdir)))
+        source = opened.enter_context(storages.open(location, roots, limits.bytes))
         grey, format_name = decode(source, limits, formats)
         return output.write(name, _encoded(black_and_white(grey), format_name))
 

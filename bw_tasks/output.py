@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import UnwritableOutput, shown
 
 __all__ = ["OutputDirectory"]
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -30,7 +32,7 @@ class OutputDirectory:
 
     def __enter__(self) -> OutputDirectory:
         try:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._open()
         except OSError as error:
             raise UnwritableOutput(
                 f"The output directory {shown(str(self.path))} cannot be opened: {error.strerror}. "
@@ -40,6 +42,14 @@ class OutputDirectory:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
+
+    def _open(self) -> None:
+        try:
+            self._descriptor = os.open(self.path, _DIRECTORY)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            self._descriptor = os.open(self.path, _DIRECTORY)
 
     def try_out(self) -> None:
         """Write an empty file, and remove it: permissions alone do not tell whether a directory takes files.
@@ -69,7 +79,7 @@ class OutputDirectory:
           Path: The file's path.
         """
         try:
-            self._write(name, data)
+            self._write_fresh(name, data)
         except OSError as error:
             raise UnwritableOutput(
                 f"The image {shown(name)} cannot be written to {shown(str(self.path))}: {error.strerror}. "
@@ -77,18 +87,42 @@ class OutputDirectory:
             ) from error
         return self.path / name
 
+    def _write_fresh(self, name: str, data: bytes) -> None:
+        try:
+            self._write(name, data)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            # NFS: the directory that is held open was replaced on the server. Its name leads to the new one.
+            stale, self._descriptor = self._descriptor, os.open(self.path, _DIRECTORY)
+            os.close(stale)
+            self._write(name, data)
+
     def _write(self, name: str, data: bytes) -> None:
         temporary = _temporary_name()
         descriptor = os.open(temporary, _CREATE, 0o666, dir_fd=self._descriptor)
         try:
             with open(descriptor, "wb", buffering=0) as file:
                 _write_all(file.fileno(), data)
+                # Over NFS this sends what is written and tells what the server refuses, such as a full disk.
                 os.fsync(file.fileno())
-            os.replace(temporary, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+                written = os.fstat(file.fileno())
+            self._put_in_place(temporary, name, written)
         except BaseException:
-            os.unlink(temporary, dir_fd=self._descriptor)
+            # What failed is to be told, not that this fails as well.
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=self._descriptor)
             raise
         self._sync()
+
+    def _put_in_place(self, temporary: str, name: str, written: os.stat_result) -> None:
+        try:
+            os.replace(temporary, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        except FileNotFoundError:
+            # An NFS client whose server's answer got lost asks again, and hears that the old name is gone.
+            there = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+            if not os.path.samestat(there, written):
+                raise
 
     def _sync(self) -> None:
         try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from urllib.parse import unquote_to_bytes
 
 from .errors import BadImageID, MalformedURI, NotLocalFile, OutsideInputDirectory, UnsupportedScheme, shown, shown_uri
 
-__all__ = ["extension_of", "output_name", "output_path", "path_below", "source_path", "source_uri"]
+__all__ = ["extension_of", "output_name", "output_path", "path_below", "plain_path", "source_path", "source_uri"]
 
 LONGEST_NAME = 255
 """Bytes in the longest name that the usual file systems take."""
@@ -37,7 +37,7 @@ def source_path(uri: str, indir: str | os.PathLike[str] | None = None) -> Path:
     Returns:
       Path: The path, absolute and without ``.`` and ``..``.
     """
-    path = Path(_plain_path(uri, _local_part(uri)))
+    path = Path(plain_path(uri, _local_part(uri)))
     if indir is not None:
         path_below(path, indir)
     return path
@@ -101,7 +101,7 @@ def output_name(image_id: object, extension: str) -> str:
     return image_id + extension
 
 
-def extension_of(path: Path) -> str:
+def extension_of(path: PurePath) -> str:
     """What Go's ``filepath.Ext`` answers: the name from its last dot on, even where that is its first character."""
     _, dot, extension = path.name.rpartition(".")
     return dot + extension if dot else ""
@@ -112,7 +112,9 @@ def _bad_id(image_id: object, rule: str) -> BadImageID:
 
 
 def _malformed(uri: object, problem: str) -> MalformedURI:
-    return MalformedURI(f"The image {shown_uri(uri)} {problem}. Write file:///absolute/path/of/the/image.jpg.")
+    scheme = str(uri).partition("://")[0]
+    form = f"{scheme}://bucket/name.jpg" if scheme in ("s3", "nats") else "file:///absolute/path/of/the/image.jpg"
+    return MalformedURI(f"The image {shown_uri(uri)} {problem}. Write {form}.")
 
 
 def _local_part(uri: str) -> str:
@@ -121,8 +123,8 @@ def _local_part(uri: str) -> str:
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme != "file":
         raise UnsupportedScheme(
-            f"The image {shown_uri(uri)} is not a file:// URI. Only local files are read: save the image where the "
-            "workers can reach it and write file:///absolute/path, with the scheme in lower case."
+            f"The image {shown_uri(uri)} is not a file://, s3:// or nats:// URI: save the image where the workers can "
+            "reach it and write file:///absolute/path, s3://bucket/key or nats://bucket/name, the scheme in lower case."
         )
     if not rest.startswith("//"):
         raise _malformed(uri, "lacks the two slashes after file:")
@@ -136,7 +138,16 @@ def _leads_away(path: str) -> bool:
     return any(part in (".", "..") for part in path.split("/"))
 
 
-def _plain_path(uri: str, encoded: str) -> str:
+def plain_path(uri: str, encoded: str) -> str:
+    """Decode the path in a URI.
+
+    Parameters:
+      uri(str): The whole URI, for error texts.
+      encoded(str): Its path, beginning with a slash.
+
+    Raises:
+      MalformedURI: When it does not spell one plain path.
+    """
     if "?" in encoded or "#" in encoded:
         raise _malformed(uri, "has a query or a fragment (in a name, write ? as %3F and # as %23)")
     if "%" in _ESCAPE.sub("", encoded):

@@ -17,13 +17,14 @@ from .errors import (
     ImageError,
     ImageNotFound,
     NotARegularFile,
+    StorageUnavailable,
     SymlinkRefused,
     UnreadableImage,
     shown,
 )
 from .paths import extension_of, path_below
 
-__all__ = ["SourceFile", "open_source"]
+__all__ = ["SourceFile", "open_source", "read_error", "require_readable"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # Where the system has it, O_PATH opens directories that may be passed through but not listed.
@@ -32,20 +33,30 @@ _STEP = _DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", 0)
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
+#: What a network file system, or a machine at its limits, says for a while.
+_PASSING = frozenset(
+    {
+        *(errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET, errno.ENOTCONN),
+    }
+)
+
+
 class SourceFile(io.FileIO):
     """An open image file.
 
     Parameters:
       descriptor(int): The open file, closed together with this object.
-      path(Path): The file's path, for error texts.
+      name(str): The image's path or URI, for error texts.
+      extension(str): What its name ends with, dot included.
     """
 
     name: str
 
-    def __init__(self, descriptor: int, path: Path) -> None:
+    def __init__(self, descriptor: int, name: str, extension: str) -> None:
         super().__init__(descriptor, "rb")
-        self.name = str(path)
-        self.extension = extension_of(path)
+        self.name = name
+        self.extension = extension
         self.length = os.fstat(descriptor).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -71,14 +82,43 @@ def open_source(path: Path, indir: str | os.PathLike[str] | None = None) -> Sour
       SourceFile: The open file, of which nothing has been read.
     """
     try:
-        descriptor = _open_freely(path) if indir is None else _open_below(Path(indir), path)
+        descriptor = _open_fresh(path, indir)
     except OSError as error:
         raise _explained(error, path) from error
-    source = SourceFile(descriptor, path)
+    source = SourceFile(descriptor, str(path), extension_of(path))
     if not source.length:
         source.close()
         raise EmptyImage(f"The image {shown(str(path))} is empty: the file has 0 bytes. Save it again.")
     return source
+
+
+def require_readable(directory: Path) -> None:
+    """Raise OSError unless there is such a directory, and this user may read it."""
+    os.listdir(directory)
+
+
+def read_error(error: OSError, name: str) -> ImageError:
+    """The refusal that a failed read stands for.
+
+    Parameters:
+      error(OSError): What the system said.
+      name(str): The image's path or URI.
+    """
+    if error.errno in _PASSING:
+        return StorageUnavailable(
+            f"The image {shown(name)} cannot be read for now: {error.strerror}. Check the storage it is on."
+        )
+    return UnreadableImage(f"The image {shown(name)} cannot be read: {error.strerror}. Check the storage it is on.")
+
+
+def _open_fresh(path: Path, indir: str | os.PathLike[str] | None) -> int:
+    try:
+        return _open_freely(path) if indir is None else _open_below(Path(indir), path)
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+    # NFS's client looked the name up in a directory that was replaced since; the second look is a new one.
+    return _open_freely(path) if indir is None else _open_below(Path(indir), path)
 
 
 def _open_freely(path: Path) -> int:
@@ -111,7 +151,7 @@ def _open_regular(path: Path, opener: Callable[[int], int], seen: os.stat_result
     descriptor = opener(_FILE)
     try:
         _require_regular(os.fstat(descriptor), path)
-    except NotARegularFile:
+    except BaseException:
         os.close(descriptor)
         raise
     return descriptor
@@ -150,6 +190,8 @@ def _explained(error: OSError, path: Path) -> ImageError:
         )
     if error.errno == errno.ELOOP:
         return _symlink(path)
+    if error.errno in _PASSING:
+        return read_error(error, str(path))
     return UnreadableImage(
         f"The image {shown(str(path))} cannot be read: {error.strerror}. Check its permissions and its path."
     )

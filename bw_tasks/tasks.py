@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 
 import dramatiq
 from dramatiq import Broker, Middleware, Worker
@@ -15,10 +16,10 @@ from dramatiq_jetstream.logs import get_logger
 
 from .advisories import allowed_subjects, check_advisory
 from .announcing import Announcement
-from .errors import ImageError, OutputNotSet, ServiceError, UnusableInput, shown
+from .errors import ImageError, OutputNotSet, ServiceError, StorageUnavailable, shown
 from .images import convert_image
 from .limits import Limits, taken_formats
-from .output import OutputDirectory
+from .storage import ObjectOutput, Roots, Storages, output_location, storage_timeout
 
 logger = get_logger("bw_tasks")
 
@@ -38,31 +39,43 @@ IMAGES = WorkQueue(
 )
 
 
+#: Milliseconds before each further attempt at an image whose storage is away.
+OUTAGE_DELAYS = (1_000, 5_000, 25_000, 60_000)
+
+
 class Preparation(Middleware):
     """Refuses to start a worker that could convert nothing: it would only use up the attempts of every image."""
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         try:
-            check_output_folder()
-            check_input_folder()
             Limits.from_environment()
             taken_formats()
             allowed_subjects()
+            storage_timeout()
+            check_output_folder()
+            check_input_folder()
         except ServiceError as error:
             raise SystemExit(str(error)) from None
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
         self._announcement = Announcement(broker, lambda text: logger.warning("%s; then the worker tries again.", text))
         self._announcement.start()
+        if input_folder() is None:
+            logger.warning("INDIR is not set: this worker serves every file and object that it can read.")
+        threading.Thread(target=clean_output_folder, name="bw_tasks-cleaning", daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self._announcement.stop()
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        storages.close()
 
 
 class Attempts(Retries):
     """dramatiq's middleware, which leaves refused images to the broker: it has the stream deliver them again.
 
-    What dramatiq would log of them is not what happens in a stream that keeps its failed messages.
+    What dramatiq would log of them is not what happens in a stream that keeps its failed messages. A storage that
+    is away gets time to come back: the attempts are spread over a minute and a half.
     """
 
     def after_process_message(
@@ -73,7 +86,12 @@ class Attempts(Retries):
         result: object = None,
         exception: BaseException | None = None,
     ) -> None:
-        if isinstance(exception, ImageError):
+        if isinstance(exception, StorageUnavailable):
+            tried = message.options.get("retries", 0)
+            exception.delay = OUTAGE_DELAYS[min(tried, len(OUTAGE_DELAYS) - 1)]
+            logger.warning("Message %s: %s", message.message_id, exception)
+            super().after_process_message(broker, message, result=result, exception=exception)  # type: ignore[no-untyped-call]
+        elif isinstance(exception, ImageError):
             message.options["retries"] = message.options.get("retries", 0) + 1
             message.fail()
         else:
@@ -86,6 +104,9 @@ broker = JetStreamBroker(
 )
 broker.add_middleware(Preparation())
 dramatiq.set_broker(broker)
+
+#: The clients of S3 and of the object store, made when they are needed.
+storages = Storages(broker.connection)
 
 
 def output_folder() -> str:
@@ -101,37 +122,35 @@ def output_folder() -> str:
 
 
 def check_output_folder() -> None:
-    """Make sure that there is a folder to write to.
+    """Make sure that there is a place to write to.
 
     Raises:
       OutputNotSet: If none is named.
-      UnwritableOutput: If there is none of that name, or nothing can be written there.
+      ServiceError: If there is none of that name, or nothing can be written there.
     """
-    with OutputDirectory(output_folder()) as output:
+    with storages.output(output_location(output_folder())) as output:
         output.try_out()
 
 
+def clean_output_folder() -> None:
+    """Remove what workers that were killed left in an object store that is written to."""
+    with storages.output(output_location(output_folder())) as output:
+        if isinstance(output, ObjectOutput):
+            output.remove_orphans()
+
+
 def input_folder() -> str | None:
-    """The folder that images are read from, INDIR from the environment; None if they may lie anywhere."""
+    """The places that images are read from, INDIR from the environment; None if they may lie anywhere."""
     return os.environ.get("INDIR") or None
 
 
 def check_input_folder() -> None:
-    """Make sure that the folder to read from is there, if one is named.
+    """Make sure that the places to read from are there, if some are named.
 
     Raises:
-      UnusableInput: If there is none of that name, or this user may not read it.
+      ServiceError: If one is not, or this user may not read it.
     """
-    indir = input_folder()
-    if indir is None:
-        return
-    try:
-        os.listdir(indir)
-    except OSError as error:
-        raise UnusableInput(
-            f"The input directory {shown(indir)} cannot be read: {error.strerror}. "
-            "Make it, or set INDIR to a directory that exists, or to nothing."
-        ) from error
+    storages.check_readable(Roots.of(input_folder()))
 
 
 @dramatiq.actor(
@@ -147,7 +166,7 @@ def to_blackandwhite(id: str, image: str, advisory: str | None = None, **_: obje
 
     Parameters:
       id(str): The picture's name in OUTDIR, without its extension.
-      image(str): Where the image is, a file:// URI; below INDIR, if that is set in the environment.
+      image(str): Where the image is, a file://, s3:// or nats:// URI; below one of INDIR's places, if there are some.
       advisory(str): The subject on which ``{"id": …}`` is published afterwards, if any: one of ADVISORIES.
       **_: Whatever else a request says is ignored, as the other workers do.
 
@@ -155,7 +174,7 @@ def to_blackandwhite(id: str, image: str, advisory: str | None = None, **_: obje
       ImageError: If the image cannot be converted, or the request makes no sense.
     """
     check_advisory(advisory)
-    written = convert_image(image, id, outdir=output_folder(), indir=input_folder())
+    written = convert_image(image, id, outdir=output_folder(), indir=input_folder(), storages=storages)
     logger.info("Converted %s into %s", image, written)
     if advisory:
         broker.publish(advisory, json.dumps({"id": id}, separators=(",", ":")).encode())

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SUBJECT = "IMAGES.blackandwhite"
 
 #: What would change what the service does, were it set where the tests run.
-_SERVICE_VARIABLES = ("NATS_URL", "OUTDIR", "INDIR", "MAX_MEGAPIXELS")
+_SERVICE_VARIABLES = ("NATS_URL", "OUTDIR", "INDIR", "MAX_MEGAPIXELS", "MAX_MEGABYTES", "STORAGE_TIMEOUT", "AWS_")
 
 #: dramatiq 1 serves metrics on a fixed port, and keeps them in a fixed folder, unless it is told otherwise.
 #: Tests that run side by side each have a folder, for a starting dramatiq empties it.
@@ -37,7 +37,11 @@ STOP_TIMEOUT = 60
 
 def environment(**variables: str) -> dict[str, str]:
     """This process's environment without what others set for the service, and with these variables."""
-    inherited = {name: value for name, value in os.environ.items() if name not in _SERVICE_VARIABLES}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _SERVICE_VARIABLES and not name.startswith("AWS_")
+    }
     return inherited | _QUIET_METRICS | variables
 
 

@@ -33,7 +33,9 @@ class Studio:
         return path.as_uri()
 
     def convert(self, uri: str, image_id: str = "id", **options: Any) -> Path:
-        return images.convert_image(uri, image_id, outdir=self.outdir, indir=self.indir, **options)
+        written = images.convert_image(uri, image_id, outdir=self.outdir, indir=self.indir, **options)
+        assert isinstance(written, Path)
+        return written
 
     def result(self, name: str, content: Image.Image | bytes, **options: Any) -> Image.Image:
         with Image.open(self.convert(self.put(name, content, **options))) as image:
