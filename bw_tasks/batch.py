@@ -64,9 +64,13 @@ class Batch:
     Parameters:
       paths(Iterable[Path]): The colour images.
       attended(bool): Whether workers are known to be there, or about to start.
+      uri_of(Callable): Gives the URI under which the workers find an image.
     """
 
-    def __init__(self, paths: Iterable[Path], *, attended: bool = False) -> None:
+    def __init__(
+        self, paths: Iterable[Path], *, attended: bool = False, uri_of: Callable[[Path], str] = source_uri
+    ) -> None:
+        self._uri_of = uri_of
         self.attended = attended
         self.images = [Image(path.resolve()) for path in paths]
         self.seconds = 0.0
@@ -121,7 +125,8 @@ class Batch:
         """
         self._started = time.monotonic()
         for image in self.images:
-            message = to_blackandwhite.send(id=image.id, image=source_uri(image.path), advisory=f"advisory.{image.id}")
+            uri = self._uri_of(image.path)
+            message = to_blackandwhite.send(id=image.id, image=uri, advisory=f"advisory.{image.id}")
             image.message_id = message.message_id
 
     def follow(self, check: Callable[[], None] = lambda: None, timeout: float | None = None) -> Iterator[None]:

@@ -19,6 +19,7 @@ from dramatiq_jetstream import NatsServer
 
 from .announcing import Announcement
 from .batch import Batch
+from .demo_storage import STORAGES, DemoStorage
 from .errors import ServiceError, UnwritableOutput, shown
 from .output import OutputDirectory
 from .progress import Progress, accounted
@@ -36,6 +37,8 @@ Examples:
       the whole service on an embedded server, with a sample image
   python -m bw_tasks demo holiday/*.jpg --outdir bw
       the same with images of yours
+  python -m bw_tasks demo --storage s3
+      the same with the images in a bucket, on an embedded server of S3
   python -m bw_tasks setup --url nats://nats.example:4222
       make the stream IMAGES and the consumer BW there
   NATS_URL=nats://nats.example:4222 OUTDIR=/srv/bw dramatiq bw_tasks
@@ -88,7 +91,14 @@ def main() -> None:
 @click.option("--outdir", default="bw_output", show_default=True, type=FOLDER, help="Where to write.")
 @click.option("--processes", default=2, show_default=True, type=click.IntRange(1), help="Worker processes.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="Threads in each of them.")
-def demo(images: Sequence[Path], outdir: Path, processes: int, threads: int) -> None:
+@click.option(
+    "--storage",
+    default="file",
+    show_default=True,
+    type=click.Choice(STORAGES),
+    help="Where workers read and write: files, a server of S3, or NATS's object store.",
+)
+def demo(images: Sequence[Path], outdir: Path, processes: int, threads: int, storage: str) -> None:
     """Run the whole service here: a server, workers, and IMAGES (a sample image if none are given).
 
     The server keeps its streams in a temporary folder; it and the workers are stopped at the end.
@@ -102,10 +112,15 @@ def demo(images: Sequence[Path], outdir: Path, processes: int, threads: int) -> 
         paths = images or [save_sample(scratch / "sample.jpg")] * SAMPLE_COPIES
         say(f"nats-server at {server.url}, {processes} worker processes with {threads} threads each")
         broker.setup()
-        workers = Workers(server.url, outdir, scratch / "workers.log", processes=processes, threads=threads)
-        with workers, Batch(paths, attended=True) as batch, accounted(batch, outdir, kept=False):
-            batch.submit()
-            follow(batch, workers.check)
+        with DemoStorage(storage, outdir, broker.connection) as place:
+            batch = Batch(paths, attended=True, uri_of=place.uri_of)
+            workers = Workers(server.url, place.outdir, scratch / "workers.log", processes=processes, threads=threads)
+            if storage != "file":
+                say(f"The workers write to {place.outdir}; what they write is copied from there in the end.")
+            with workers, batch, accounted(batch, outdir, kept=False):
+                batch.submit()
+                follow(batch, workers.check)
+                place.fetch(image.output for image in batch.succeeded)
     if batch.failed:
         sys.exit(1)
 

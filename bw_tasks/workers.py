@@ -19,15 +19,15 @@ class Workers:
 
     Parameters:
       url(str): The server to work for.
-      outdir(Path): Where to write pictures.
+      outdir(str): Where to write pictures.
       log(Path): Where their output goes.
       processes(int): How many processes.
       threads(int): How many threads each.
     """
 
-    def __init__(self, url: str, outdir: Path, log: Path, *, processes: int, threads: int) -> None:
+    def __init__(self, url: str, outdir: str, log: Path, *, processes: int, threads: int) -> None:
         self.log = log
-        self._environment = {**os.environ, "NATS_URL": url, "OUTDIR": str(outdir)}
+        self._environment = {**os.environ, "NATS_URL": url, "OUTDIR": outdir}
         self._command = [
             *(sys.executable, "-m", "dramatiq", "bw_tasks"),
             *("--processes", str(processes), "--threads", str(threads)),

@@ -105,6 +105,21 @@ class ObjectStorage:
                 time.monotonic() + self.timeout,
             )
 
+    def make(self, location: Location) -> None:
+        """Make the bucket.
+
+        Raises:
+          ServiceError: If that is not possible; the subclass tells the reason.
+        """
+        stream = stream_of(location.bucket)
+        subjects = [chunk_subject(location.bucket, ">"), f"$O.{location.bucket}.M.>"]
+        config = {"name": stream, "subjects": subjects, "discard": "new", "num_replicas": 1, "storage": "file"}
+        config |= {"retention": "limits", "allow_rollup_hdrs": True, "allow_direct": True}
+        with self._translated(location, "used"):
+            self._call(
+                lambda session: session.call_api(f"STREAM.CREATE.{stream}", config), time.monotonic() + self.timeout
+            )
+
     def try_out(self, location: Location) -> None:
         """Make sure that the bucket takes chunks, by one that is removed again.
 

@@ -14,7 +14,7 @@ from dramatiq_jetstream.settings import BrokerSettings
 from ..errors import InvalidLimit, shown
 from ..sources import SourceFile
 from .local import LocalStorage
-from .locations import FILE, S3, Location, Roots
+from .locations import FILE, NATS, S3, Location, Roots
 from .objects import ObjectStorage
 from .s3 import S3Storage
 
@@ -100,6 +100,14 @@ class Storages:
         """
         for place in roots.places:
             self._of(place.scheme).check_readable(place)
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket of the object store, as ``nats object add`` does.
+
+        Raises:
+          ServiceError: If that is not possible; the subclass tells the reason.
+        """
+        ObjectStorage(self._connection(), storage_timeout()).make(Location(NATS, name, ""))
 
     def close(self) -> None:
         """Let go of what is held open; the next use opens it again."""
