@@ -131,7 +131,11 @@ class Server:
             "print(server.get_host_and_port()[1], flush=True)\nsys.stdin.read()"
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         assert self._process.stdout is not None
         url = f"http://127.0.0.1:{self._process.stdout.readline().strip()}"
