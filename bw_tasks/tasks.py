@@ -16,7 +16,7 @@ from dramatiq_jetstream.logs import get_logger
 
 from .advisories import allowed_subjects, check_advisory
 from .announcing import Announcement
-from .errors import ImageError, OutputNotSet, ServiceError, StorageUnavailable, shown
+from .errors import ImageError, OutputNotSet, ServiceError, StorageUnavailable
 from .images import convert_image
 from .limits import Limits, taken_formats
 from .storage import ObjectOutput, Roots, Storages, output_location, storage_timeout

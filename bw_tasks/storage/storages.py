@@ -133,7 +133,7 @@ class Storages:
     def _connection(self) -> Connection:
         if self._given is not None:
             return self._given
-        self._own = self._own or Connection(BrokerSettings.of(None, {}))
+        self._own = self._own or Connection(BrokerSettings())
         return self._own
 
 
