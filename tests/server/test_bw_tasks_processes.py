@@ -11,7 +11,7 @@ from dramatiq_jetstream import NatsServer
 from tests.support.admin import Admin
 from tests.support.bw import Program, Service
 from tests.support.images import make_images
-from tests.support.processes import MARKER, is_alive, kill, mark, marked
+from tests.support.processes import MARKER, is_alive, kill, marked
 from tests.support.waiting import eventually
 
 #: A program that starts another, in a session of its own, and ends.
@@ -44,4 +44,4 @@ def test_process_that_left_its_parent_is_still_known_by_its_mark(tmp_path: Path)
 
 
 def test_processes_of_this_run_are_marked(nats_server: NatsServer) -> None:
-    assert nats_server.pid in marked(mark())
+    assert nats_server.pid in marked(os.environ[MARKER])
