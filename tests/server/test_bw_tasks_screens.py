@@ -71,7 +71,7 @@ class TestImpossiblePlaces:
         [
             ("INDIR", __file__, "The input directory '.*' cannot be read: Not a directory"),
             ("INDIR", "/proc/nowhere", "The input directory '/proc/nowhere' cannot be read: No such file"),
-            ("MAX_MEGAPIXELS", "many", "The limit in megapixels is 'many'"),
+            ("MAX_MEGAPIXELS", "many", "MAX_MEGAPIXELS is 'many'"),
         ],
         ids=["INDIR is a file", "INDIR is not there", "MAX_MEGAPIXELS is no number"],
     )
