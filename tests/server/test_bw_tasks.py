@@ -284,7 +284,9 @@ FAILING = {
     "an image by another way": Failing(
         lambda _: request_body("a", f"ftp://me:{SECRET}@host/a.jpg"), "not a file://, s3:// or nats:// URI"
     ),
-    "a signed image": Failing(lambda _: request_body("a", f"https://host/a.jpg?sig={SECRET}"), "not a file://, s3:// or nats:// URI"),
+    "a signed image": Failing(
+        lambda _: request_body("a", f"https://host/a.jpg?sig={SECRET}"), "not a file://, s3:// or nats:// URI"
+    ),
     "an id with a path": Failing(lambda folder: request_body("../a", folder / "color.png"), "cannot name an output"),
     "an advisory to the server": hostile("$JS.API.STREAM.DELETE.IMAGES"),
     "an advisory to everybody": hostile(">"),
