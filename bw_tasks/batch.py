@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from dramatiq_jetstream.admin import QueueView, show, view
-from dramatiq_jetstream.errors import BrokerError
+from dramatiq_jetstream.errors import BatchFailed, BrokerConnectionError, BrokerError
 
 from .errors import WaitEnded
 from .paths import source_uri
@@ -23,6 +23,9 @@ LOOK_INTERVAL = 0.25
 #: Seconds between two looks at the queue, and for which nobody must have asked for its messages to be told.
 QUEUE_INTERVAL = 0.5
 UNATTENDED_AFTER = 2.0
+
+#: How many images are submitted with one wait for the server.
+AT_ONCE = 500
 
 QUEUE = to_blackandwhite.queue_name
 
@@ -114,20 +117,54 @@ class Batch:
         return f", retrying {self.retrying}" if self.retrying else ""
 
     @property
+    def submitted(self) -> int:
+        """How many images were submitted, or could not be."""
+        return sum(bool(image.message_id or image.error) for image in self.images)
+
+    @property
+    def to_repeat(self) -> list[Image]:
+        """The images that have failed, or were not submitted."""
+        return [image for image in self.images if image.error or not (image.done or image.message_id)]
+
+    @property
     def succeeded(self) -> list[Image]:
         return [image for image in self.images if image.done]
 
-    def submit(self) -> None:
-        """Enqueue every image.
+    def submit(self) -> Iterator[None]:
+        """Enqueue every image, many at once, and yield in between.  One that cannot be stored has failed then.
 
         Raises:
-          BrokerError: If one cannot be stored.
+          BrokerError: If the server does not answer, or takes none.
         """
         self._started = time.monotonic()
-        for image in self.images:
+        for first in range(0, len(self.images), AT_ONCE):
+            self._submit(self.images[first : first + AT_ONCE])
+            yield
+
+    def _submit(self, images: Sequence[Image]) -> None:
+        by_message: dict[str, Image] = {}
+        messages = []
+        for image in images:
+            if not image.path.is_file():
+                image.error = "not submitted: there is no such file"
+                continue
             uri = self._uri_of(image.path)
-            message = to_blackandwhite.send(id=image.id, image=uri, advisory=f"advisory.{image.id}")
-            image.message_id = message.message_id
+            messages.append(to_blackandwhite.message(id=image.id, image=uri, advisory=f"advisory.{image.id}"))
+            by_message[messages[-1].message_id] = image
+        failed: BatchFailed | None = None
+        try:
+            broker.enqueue_many(messages)
+        except BatchFailed as error:
+            failed = error
+        reasons = {each.message.message_id: each.error for each in failed.failures} if failed else {}
+        unanswered = isinstance(failed, BrokerConnectionError)
+        for message_id, image in by_message.items():
+            if message_id not in reasons:
+                image.message_id = message_id
+            elif not unanswered:
+                image.error = f"not submitted: {reasons[message_id]}"
+        if failed is not None and unanswered:
+            raise failed
 
     def follow(self, check: Callable[[], None] = lambda: None, timeout: float | None = None) -> Iterator[None]:
         """Yield now and then, until all images are finished.

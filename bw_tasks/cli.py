@@ -8,9 +8,12 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TextIO
+from urllib.parse import unquote_to_bytes
 
 import click
 from dramatiq.errors import DramatiqError
@@ -18,10 +21,11 @@ from dramatiq.errors import DramatiqError
 from dramatiq_jetstream import NatsServer
 
 from .announcing import Announcement
-from .batch import Batch
+from .batch import AT_ONCE, Batch
 from .demo_storage import STORAGES, DemoStorage
 from .errors import ServiceError, UnwritableOutput, shown
 from .output import OutputDirectory
+from .paths import source_uri
 from .progress import Progress, accounted
 from .sample import save_sample
 from .saying import Refusal, say
@@ -118,7 +122,7 @@ def demo(images: Sequence[Path], outdir: Path, processes: int, threads: int, sto
             if storage != "file":
                 say(f"The workers write to {place.outdir}; what they write is copied from there in the end.")
             with workers, batch, accounted(batch, outdir, kept=False):
-                batch.submit()
+                hand_in(batch)
                 follow(batch, workers.check)
                 place.fetch(image.output for image in batch.succeeded)
     if batch.failed:
@@ -126,7 +130,18 @@ def demo(images: Sequence[Path], outdir: Path, processes: int, threads: int, sto
 
 
 @main.command(cls=Command)
-@click.argument("images", nargs=-1, required=True, type=IMAGE_PATH)
+@click.argument("images", nargs=-1, type=IMAGE_PATH)
+@click.option(
+    "--from",
+    "listed",
+    type=click.File("r", errors="surrogateescape"),
+    help="A file that lists further images, a path or file:// URI a line; - for standard input.",
+)
+@click.option(
+    "--failed-to",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to list the images that failed or were not submitted, for --from; empty if none did.",
+)
 @click.option("--wait", is_flag=True, help="Wait until every image is converted, or has failed.")
 @click.option(
     "--timeout",
@@ -134,19 +149,32 @@ def demo(images: Sequence[Path], outdir: Path, processes: int, threads: int, sto
     help="With --wait: the seconds to wait at most; the command exits with 1 if images are left then.",
 )
 @url_option
-def submit(images: Sequence[Path], wait: bool, timeout: float | None, url: str | None) -> None:
-    """Submit IMAGES to the service, which must be able to read them under the same paths."""
+def submit(
+    images: Sequence[Path],
+    listed: TextIO | None,
+    failed_to: Path | None,
+    wait: bool,
+    timeout: float | None,
+    url: str | None,
+) -> None:
+    """Submit IMAGES to the service, which must be able to read them under the same paths.
+
+    Exits with 1 if one of them could not be submitted, or with --wait converted.
+    """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait.")
+    paths = [*images, *read_list(listed)]
+    if not paths:
+        raise click.UsageError("Missing argument 'IMAGES...', or --from with a file that lists them.")
+    end_on_sigterm()
     connect(url)
-    with Batch(images) as batch:
-        if not wait:
+    with Batch(paths) as batch, repeatable(batch, failed_to):
+        if wait:
+            with accounted(batch, Path("OUTDIR"), kept=True):
+                hand_in(batch)
+                follow(batch, timeout=timeout)
+        else:
             submit_only(batch)
-            return
-        end_on_sigterm()
-        with accounted(batch, Path("OUTDIR"), kept=True):
-            batch.submit()
-            follow(batch, timeout=timeout)
     if batch.failed:
         sys.exit(1)
 
@@ -154,11 +182,54 @@ def submit(images: Sequence[Path], wait: bool, timeout: float | None, url: str |
 def submit_only(batch: Batch) -> None:
     """Submit images and say under which ids, also if not all can be."""
     try:
-        batch.submit()
+        hand_in(batch)
     finally:
         for image in batch.images:
             fate = f"submitted as {image.id}, to be written to OUTDIR/{image.output}"
-            say(f"{image.path}: {fate if image.message_id else 'not submitted'}")
+            submitted = bool(image.message_id)
+            say(f"{image.path}: {fate if submitted else image.error or 'not submitted'}", err=not submitted)
+
+
+def hand_in(batch: Batch) -> None:
+    """Submit images, and show how far that is if they are many."""
+    if len(batch.images) <= AT_ONCE:
+        deque(batch.submit())
+        return
+    with Progress(batch, submitting=True) as progress:
+        for _ in batch.submit():
+            progress.update()
+
+
+def read_list(listed: TextIO | None) -> list[Path]:
+    """The images that a file lists, a path or a file:// URI a line."""
+    lines = [line.rstrip("\r\n") for line in listed or ()]
+    return [_named(line) for line in lines if line.strip()]
+
+
+def _named(line: str) -> Path:
+    # Whether workers take such a name is theirs to say.
+    uri = line.startswith("file:///")
+    return Path(os.fsdecode(unquote_to_bytes(line.removeprefix("file://")))) if uri else Path(line)
+
+
+@contextmanager
+def repeatable(batch: Batch, failed_to: Path | None) -> Iterator[None]:
+    """List the images to be submitted again in a file, however the submission ends.
+
+    Raises:
+      UnwritableOutput: If there can be no such file, before anything is submitted.
+    """
+    if failed_to is None:
+        yield
+        return
+    with OutputDirectory(failed_to.absolute().parent) as folder:
+        folder.try_out()
+        try:
+            yield
+        finally:
+            # As URIs: a name may hold a line feed, or bytes that are no text.
+            lines = [f"{source_uri(image.path)}\n" for image in batch.to_repeat]
+            folder.write(failed_to.name, "".join(lines).encode())
 
 
 @main.command(cls=Command)

@@ -30,10 +30,12 @@ class Progress:
 
     Parameters:
       batch(Batch): The images.
+      submitting(bool): Whether they are being submitted, and not converted yet.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, *, submitting: bool = False) -> None:
         self._batch = batch
+        self._submitting = submitting
         self._in_terminal = sys.stdout.isatty()
         self._shown = ""
         self._line = ""
@@ -59,7 +61,7 @@ class Progress:
             self._print()
 
     def _draw(self) -> None:
-        line = bar(self._batch, shutil.get_terminal_size().columns - 1)
+        line = bar(self._batch, shutil.get_terminal_size().columns - 1, submitting=self._submitting)
         if line != self._shown:
             say(f"\r{line.ljust(len(self._shown))}", end="", keep="\r")
             self._shown = line
@@ -67,7 +69,8 @@ class Progress:
     def _print(self) -> None:
         if time.monotonic() - self._line_at < LINE_INTERVAL:
             return
-        line = f"{self._batch.count} of {len(self._batch.images)} images done{self._batch.retrying_text}"
+        done, what = _so_far(self._batch, self._submitting)
+        line = f"{done} of {len(self._batch.images)} images {what}{self._batch.retrying_text}"
         if line != self._line:
             say(line, err=True)
             self._line, self._line_at = line, time.monotonic()
@@ -82,22 +85,29 @@ class Progress:
             self._shown = ""
 
 
-def bar(batch: Batch, columns: int) -> str:
+def _so_far(batch: Batch, submitting: bool) -> tuple[int, str]:
+    """How many images were brought how far."""
+    return (batch.submitted, "submitted") if submitting else (batch.count, "done")
+
+
+def bar(batch: Batch, columns: int, *, submitting: bool = False) -> str:
     """A bar with the numbers beside it, in so many columns at most.
 
     Parameters:
       batch(Batch): The images.
       columns(int): The width of the terminal.
+      submitting(bool): Whether the images are being submitted, and not converted yet.
     """
-    total, done = len(batch.images), batch.count
+    total, (done, _) = len(batch.images), _so_far(batch, submitting)
+    verb = "Submitting" if submitting else "Converting"
     numbers = f"{done}/{total}{batch.retrying_text}"
     if done and done < total and not batch.retrying:
         numbers += f", {batch.seconds / done * (total - done):.0f} s to go"
-    width = min(columns - len(f"Converting  []  {numbers}"), LONGEST_BAR)
+    width = min(columns - len(f"{verb}  []  {numbers}"), LONGEST_BAR)
     if width < SHORTEST_BAR:
-        return f"Converting  {numbers}"[: max(columns, 0)]
+        return f"{verb}  {numbers}"[: max(columns, 0)]
     full = width * done // total
-    return f"Converting  [{'#' * full}{'-' * (width - full)}]  {numbers}"
+    return f"{verb}  [{'#' * full}{'-' * (width - full)}]  {numbers}"
 
 
 def report(batch: Batch, outdir: Path) -> None:

@@ -349,7 +349,7 @@ class TestSubmit:
         refused = command_line("submit", str(save_picture(folder / "c.png")), "--url", nats_url)
 
         assert refused.returncode == 1
-        assert re.search(r"^Error: .*takes \d+ bytes .* at most 512", refused.stderr, re.MULTILINE)
+        assert re.search(r": not submitted: .*takes \d+ bytes .* at most 512", refused.stderr, re.MULTILINE)
         assert "Traceback" not in refused.stderr
 
 
