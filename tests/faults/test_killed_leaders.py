@@ -66,7 +66,11 @@ def message(number: int) -> Message[Any]:
 def test_killed_leader_neither_stalls_a_queue_nor_loses_a_message(servers: Cluster, namespace: str, what: str) -> None:
     broker = JetStreamBroker(servers.url, namespace=namespace, replicas=3, timeout=TIMEOUT)
     ran: set[int] = set()
-    dramatiq.actor(broker=broker, actor_name="run", max_retries=None)(ran.add)
+
+    @dramatiq.actor(broker=broker, max_retries=None)
+    def run(number: int) -> None:
+        ran.add(number)
+
     with closing(broker):
         broker.enqueue(message(0))
         sender = Sender(broker)

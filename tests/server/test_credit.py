@@ -10,6 +10,7 @@ import dramatiq
 import pytest
 
 from dramatiq_jetstream import JetStreamBroker
+from dramatiq_jetstream.worker.consumer import MAX_RETURNS
 from tests.support.admin import Admin
 from tests.support.waiting import eventually
 from tests.support.workers import run_worker
@@ -99,8 +100,8 @@ def test_slow_messages_prefetched_behind_quick_ones_go_to_an_idle_worker(
             eventually(lambda: first.excess == second.excess == 0)
             over.set()
             eventually(lambda: sorted(first.slow_ran + second.slow_ran) == list(range(40)))
-            # Each was given back once at most.
-            assert delivered(first, admin) <= 3_000 + 2 * 40
+            # Each was given back so often at most.
+            assert delivered(first, admin) <= 3_000 + (1 + MAX_RETURNS) * 40
             assert first.broker.get_queue_message_counts("default")[2] == 0
 
 

@@ -148,7 +148,7 @@ def test_message_is_running_or_in_flight_whatever_may_be_listened_to(
     expected: tuple[int, int],
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
-    queues = {"default": WorkQueue(ack_wait=1_500)}
+    queues = {"default": WorkQueue(ack_wait=4_000)}
     with (
         closing(connect(guarded, namespace, worker, queues=queues)) as working,
         closing(connect(guarded, namespace, operator)) as looking,
@@ -170,4 +170,6 @@ def test_message_is_running_or_in_flight_whatever_may_be_listened_to(
 
     assert (view.running, view.in_flight, view.overdue) == (*expected, 0)
     assert findings == []
-    assert [record.getMessage() for record in caplog.records] == []
+    # dramatiq 1's Prometheus works in its own processes only, and says so.
+    said = [record.getMessage() for record in caplog.records]
+    assert [text for text in said if "Prometheus" not in text] == []
