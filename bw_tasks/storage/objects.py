@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from dramatiq_jetstream.client import Connection, Session
-from dramatiq_jetstream.errors import ApiError
+from dramatiq_jetstream.errors import ApiError, BrokerError
 from dramatiq_jetstream.logs import get_logger
 from dramatiq_jetstream.streams.reading import next_of, purge, read_page
 from dramatiq_jetstream.wire import Publication
@@ -38,6 +38,8 @@ logger = get_logger("bw_tasks")
 CHUNK = 512 * 1024
 #: Bytes of a message that are left for its headers.
 HEADERS = 1024
+#: Seconds between the attempts to remove the chunks of an unfinished image.
+_PAUSES = (1, 5, 25)
 #: How many chunks are asked for at a time.
 PAGE = 16
 
@@ -252,7 +254,7 @@ async def _put(session: Session, location: Location, data: bytes) -> None:
         meta = Meta.new(location, nuid, data, size)
     except BaseException:
         # Also where the message's time is up. The session ends it in the background.
-        session.supervisor.once("removal of an unfinished image", _remove_chunks(session, location.bucket, nuid))
+        session.supervisor.once("removal of an unfinished image", _remove_unfinished(session, location.bucket, nuid))
         raise
     try:
         await session.store(
@@ -278,6 +280,16 @@ async def _put_chunks(session: Session, subject: str, data: bytes) -> int:
 async def _try_out(session: Session, bucket: str) -> None:
     nuid = secrets.token_hex(11)
     await session.store(Publication(chunk_subject(bucket, nuid), b"?", {"Nats-Msg-Id": nuid}))
+    await _remove_chunks(session, bucket, nuid)
+
+
+async def _remove_unfinished(session: Session, bucket: str, nuid: str) -> None:
+    """Remove chunks where the way to the server is slow or cut: that may be why the image is unfinished."""
+    for pause in _PAUSES:
+        try:
+            return await _remove_chunks(session, bucket, nuid)
+        except BrokerError:
+            await asyncio.sleep(pause)
     await _remove_chunks(session, bucket, nuid)
 
 

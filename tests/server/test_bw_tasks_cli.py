@@ -215,8 +215,7 @@ class TestDemo:
 
     def test_interrupted_while_it_starts_it_stops_what_it_started(self, demo: Demo, bad: Path) -> None:
         with demo.start(str(bad)) as program:
-            eventually(lambda: descendants(program.process.pid), message="the server's start")
-            demo.watch(program)
+            eventually(lambda: demo.watch(program) and demo.seen, message="the server's start")
             os.killpg(program.process.pid, signal.SIGINT)
 
             assert program.wait() == 1
