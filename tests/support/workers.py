@@ -26,7 +26,7 @@ def run_worker(broker: Broker, *, threads: int = 4, timeout: int = 100, **option
       timeout(int): How long, in milliseconds, its threads wait before they look whether to stop.
       **options: Passed to dramatiq's Worker.
     """
-    # dramatiq 1 has it among its defaults; it only works in dramatiq's own processes, and logs each time that it does not.
+    # dramatiq 1 has it among its defaults; it works in dramatiq's own processes only, and says so for each message.
     broker.middleware = [each for each in broker.middleware if type(each).__name__ != "Prometheus"]
     worker = Worker(broker, worker_threads=threads, worker_timeout=timeout, **options)
     worker.start()
