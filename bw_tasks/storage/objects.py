@@ -11,7 +11,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -286,10 +286,10 @@ async def _try_out(session: Session, bucket: str) -> None:
 async def _remove_unfinished(session: Session, bucket: str, nuid: str) -> None:
     """Remove chunks where the way to the server is slow or cut: that may be why the image is unfinished."""
     for pause in _PAUSES:
-        try:
-            return await _remove_chunks(session, bucket, nuid)
-        except BrokerError:
-            await asyncio.sleep(pause)
+        with suppress(BrokerError):
+            await _remove_chunks(session, bucket, nuid)
+            return
+        await asyncio.sleep(pause)
     await _remove_chunks(session, bucket, nuid)
 
 
