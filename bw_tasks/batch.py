@@ -151,20 +151,21 @@ class Batch:
             uri = self._uri_of(image.path)
             messages.append(to_blackandwhite.message(id=image.id, image=uri, advisory=f"advisory.{image.id}"))
             by_message[messages[-1].message_id] = image
-        failed: BatchFailed | None = None
+        reasons: dict[str, Exception] = {}
         try:
             broker.enqueue_many(messages)
         except BatchFailed as error:
-            failed = error
-        reasons = {each.message.message_id: each.error for each in failed.failures} if failed else {}
-        unanswered = isinstance(failed, BrokerConnectionError)
+            reasons = {each.message.message_id: each.error for each in error.failures}
+        # Whether these are stored is not known, and the next batch would wait for the server in vain.
+        unanswered = [error for error in reasons.values() if isinstance(error, BrokerConnectionError)]
         for message_id, image in by_message.items():
-            if message_id not in reasons:
+            reason = reasons.get(message_id)
+            if reason is None:
                 image.message_id = message_id
-            elif not unanswered:
-                image.error = f"not submitted: {reasons[message_id]}"
-        if failed is not None and unanswered:
-            raise failed
+            elif reason not in unanswered:
+                image.error = f"not submitted: {reason}"
+        if unanswered:
+            raise unanswered[0]
 
     def follow(self, check: Callable[[], None] = lambda: None, timeout: float | None = None) -> Iterator[None]:
         """Yield now and then, until all images are finished.

@@ -222,7 +222,11 @@ def repeatable(batch: Batch, failed_to: Path | None) -> Iterator[None]:
     if failed_to is None:
         yield
         return
-    with OutputDirectory(failed_to.absolute().parent) as folder:
+    failed_to = failed_to.resolve()
+    if failed_to.exists() and not failed_to.is_file():
+        # It would be replaced by a file.
+        raise UnwritableOutput(f"The list {shown(str(failed_to))} is no file but something else. Name another.")
+    with OutputDirectory(failed_to.parent) as folder:
         folder.try_out()
         try:
             yield

@@ -130,3 +130,15 @@ def test_list_that_cannot_be_written_is_told_before_anything_is_submitted(
     assert done.returncode == 1
     assert "cannot be opened: No such file or directory" in done.stderr
     assert images.count("IMAGES") == 0
+
+
+def test_list_is_never_put_in_a_devices_place(images: Admin, nats_url: str, tmp_path: Path) -> None:
+    [path] = make_files(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "pipe")
+
+    done = command_line("submit", str(path), "--failed-to", "pipe", folder=tmp_path, NATS_URL=nats_url)
+
+    assert done.returncode == 1
+    assert "is no file but something else" in done.stderr
+    assert (tmp_path / "pipe").is_fifo()
+    assert images.count("IMAGES") == 0
