@@ -14,11 +14,12 @@ import resource
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+
+from bw_tasks.s3server import S3Server
 
 SIZE = 3_000_000
 BUCKET = "benchmark"
@@ -112,39 +113,14 @@ def main() -> None:
     if options.client:
         measure(options.client, options.endpoint, options.count, options.threads[0])
         return
-    environment = {**os.environ, "AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark"}
     for threads in options.threads:
         for client in list(CLIENTS) * options.rounds:
-            with Server() as url:
-                child = [sys.executable, "-m", "benchmarks.object_stores", "--client", client, "--endpoint", url]
+            with S3Server() as server:
+                server.make_bucket(BUCKET)
+                child = [sys.executable, "-m", "benchmarks.object_stores", "--client", client, "--endpoint", server.url]
                 child += ["--count", str(options.count), "--threads", str(threads)]
+                environment = {**os.environ, **server.variables}
                 subprocess.run(child, env=environment, check=True, timeout=600)
-
-
-class Server:
-    """moto's server in a process of its own, with an empty bucket; a context manager that gives its URL."""
-
-    def __enter__(self) -> str:
-        program = (
-            "import sys\nfrom moto.server import ThreadedMotoServer\n"
-            "server = ThreadedMotoServer('127.0.0.1', 0, verbose=False)\nserver.start()\n"
-            "print(server.get_host_and_port()[1], flush=True)\nsys.stdin.read()"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        url = f"http://127.0.0.1:{self._process.stdout.readline().strip()}"
-        urllib.request.urlopen(urllib.request.Request(f"{url}/{BUCKET}", method="PUT"), timeout=60).close()
-        return url
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 if __name__ == "__main__":

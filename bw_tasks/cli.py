@@ -20,7 +20,7 @@ from dramatiq.errors import DramatiqError
 
 from dramatiq_jetstream import NatsServer
 
-from .announcing import Announcement
+from .announcing import announced
 from .batch import AT_ONCE, Batch
 from .demo_storage import STORAGES, DemoStorage
 from .errors import ServiceError, UnwritableOutput, shown
@@ -249,7 +249,7 @@ def connect(url: str | None) -> None:
     """Connect, and say after a second that the server does not answer."""
     if url:
         os.environ["NATS_URL"] = url
-    with Announcement(broker, lambda text: say(f"{text}.", err=True)):
+    with announced(broker, lambda text: say(f"{text}.", err=True)):
         broker.connection.session()
 
 

@@ -72,15 +72,21 @@ def taken_formats(extra: Iterable[str] | None = None) -> list[str]:
     return [*FORMATS, *(_extra(word.strip().lower()) for word in words if word.strip())]
 
 
+def positive(text: str) -> float | None:
+    """The number above zero that a text is, if it is one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 < number < math.inf else None
+
+
 def _limit(variable: str, default: int, unit: int, given: float | None = None) -> int:
     text = str(given) if given is not None else os.environ.get(variable, "")
     if not text:
         return default
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
+    number = positive(text)
+    if number is None:
         raise InvalidLimit(f"{variable} is {shown(text)}. Set it to a positive number such as {default // unit}.")
     return max(round(number * unit), 1)
 

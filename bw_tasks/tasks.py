@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from contextlib import ExitStack
 
 import dramatiq
 from dramatiq import Broker, Middleware, Worker
@@ -15,7 +16,7 @@ from dramatiq_jetstream import JetStreamBroker, WorkQueue
 from dramatiq_jetstream.logs import get_logger
 
 from .advisories import allowed_subjects, check_advisory
-from .announcing import Announcement
+from .announcing import announced
 from .errors import ImageError, OutputNotSet, ServiceError, StorageUnavailable
 from .images import convert_image
 from .limits import Limits, taken_formats
@@ -58,14 +59,16 @@ class Preparation(Middleware):
             raise SystemExit(str(error)) from None
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        self._announcement = Announcement(broker, lambda text: logger.warning("%s; then the worker tries again.", text))
-        self._announcement.start()
+        self._announcement = ExitStack()
+        self._announcement.enter_context(
+            announced(broker, lambda text: logger.warning("%s; then the worker tries again.", text))
+        )
         if input_folder() is None:
             logger.warning("INDIR is not set: this worker serves every file and object that it can read.")
         threading.Thread(target=clean_output_folder, name="bw_tasks-cleaning", daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
-        self._announcement.stop()
+        self._announcement.close()
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         storages.close()

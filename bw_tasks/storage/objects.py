@@ -27,6 +27,7 @@ from .downloads import downloaded, require_size
 from .locations import Location
 from .object_errors import explained
 from .object_meta import Meta, chunk_subject, meta_of, meta_subject, stream_of
+from .outputs import BucketOutput
 
 __all__ = ["ObjectStorage"]
 
@@ -197,23 +198,8 @@ class ObjectStorage:
             raise ours from error
 
 
-class ObjectOutput:
-    """A bucket that images are written to; a context manager, like an output directory.
-
-    Parameters:
-      storage(ObjectStorage): What writes.
-      location(Location): The bucket, and what every name begins with.
-    """
-
-    def __init__(self, storage: ObjectStorage, location: Location) -> None:
-        self._storage = storage
-        self._location = location
-
-    def __enter__(self) -> ObjectOutput:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
+class ObjectOutput(BucketOutput["ObjectStorage"]):
+    """A bucket of the object store that images are written to."""
 
     def try_out(self) -> None:
         """Make sure that the bucket can be written to.
@@ -232,12 +218,6 @@ class ObjectOutput:
             return
         if count:
             logger.info("Removed the chunks of %d images that killed workers left in %s", count, self._location)
-
-    def write(self, name: str, data: bytes) -> str:
-        """Write an object and return its URI."""
-        place = self._location.below(name)
-        self._storage.write(place, data)
-        return str(place)
 
 
 async def _read_meta(session: Session, location: Location) -> Meta | None:

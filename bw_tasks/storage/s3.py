@@ -17,6 +17,7 @@ from ..errors import ImageNotFound, ServiceError, StorageMisconfigured, StorageU
 from ..sources import SourceFile
 from .downloads import downloaded, require_size
 from .locations import Location
+from .outputs import BucketOutput
 from .s3_errors import explained
 
 if TYPE_CHECKING:
@@ -165,23 +166,8 @@ class S3Storage:
             raise ours from error
 
 
-class S3Output:
-    """A prefix that images are written to; a context manager, like an output directory.
-
-    Parameters:
-      storage(S3Storage): What writes.
-      location(Location): The bucket and the prefix.
-    """
-
-    def __init__(self, storage: S3Storage, location: Location) -> None:
-        self._storage = storage
-        self._location = location
-
-    def __enter__(self) -> S3Output:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return
+class S3Output(BucketOutput["S3Storage"]):
+    """A prefix of a bucket of S3 that images are written to."""
 
     def try_out(self) -> None:
         """Make sure that the bucket is there and knows the credentials.
@@ -190,12 +176,6 @@ class S3Output:
           ServiceError: If not; the subclass tells the reason.
         """
         self._storage.check_readable(self._location)
-
-    def write(self, name: str, data: bytes) -> str:
-        """Write an object and return its URI."""
-        place = self._location.below(name)
-        self._storage.write(place, data)
-        return str(place)
 
 
 def endpoint_url() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +11,7 @@ from dramatiq_jetstream.client import Connection
 from dramatiq_jetstream.settings import BrokerSettings
 
 from ..errors import InvalidLimit, shown
+from ..limits import positive
 from ..sources import SourceFile
 from .local import LocalStorage
 from .locations import FILE, NATS, S3, Location, Roots
@@ -143,11 +143,8 @@ def storage_timeout() -> float:
     Raises:
       InvalidLimit: If it is not a positive number.
     """
-    given = os.environ.get("STORAGE_TIMEOUT") or DEFAULT_TIMEOUT
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise InvalidLimit(f"The time for an object is {shown(str(given))}. Set STORAGE_TIMEOUT to seconds such as 10.")
+    given = os.environ.get("STORAGE_TIMEOUT") or str(DEFAULT_TIMEOUT)
+    seconds = positive(given)
+    if seconds is None:
+        raise InvalidLimit(f"The time for an object is {shown(given)}. Set STORAGE_TIMEOUT to seconds such as 10.")
     return seconds

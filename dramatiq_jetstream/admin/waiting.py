@@ -28,12 +28,27 @@ def announced(
     Returns:
       Callable: Ends the watch before the block does.
     """
+    with unanswered(broker, lambda servers, until: say(_sentence(servers, until)), patience) as end:
+        yield end
+
+
+@contextmanager
+def unanswered(
+    broker: JetStreamBroker, tell: Callable[[str, datetime], object], patience: float | None = None
+) -> Iterator[Callable[[], None]]:
+    """Tell, while a with block lasts, which servers are waited for and until when, as :func:`announced` does."""
     over = threading.Event()
     seconds = PATIENCE if patience is None else patience
 
     def watch() -> None:
-        if not over.wait(seconds) and broker.connection.current() is None:
-            say(_sentence(broker, seconds))
+        if over.wait(seconds) or broker.connection.current() is not None:
+            return
+        try:
+            servers = ", ".join(map(str, broker.settings.addresses()))
+        except ValueError:
+            # Nothing is waited for: whoever connects gets to know what is wrong with the address.
+            return
+        tell(servers, datetime.fromtimestamp(time.time() + broker.settings.timeout / 1000 - seconds))
 
     thread = threading.Thread(target=watch, name="dramatiq-jetstream-announcement", daemon=True)
     thread.start()
@@ -44,7 +59,5 @@ def announced(
         thread.join()
 
 
-def _sentence(broker: JetStreamBroker, patience: float) -> str:
-    servers = ", ".join(map(str, broker.settings.addresses()))
-    until = datetime.fromtimestamp(time.time() + broker.settings.timeout / 1000 - patience)
+def _sentence(servers: str, until: datetime) -> str:
     return f"No answer from {servers} yet; waiting until {until:%H:%M:%S}."

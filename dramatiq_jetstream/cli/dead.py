@@ -19,7 +19,7 @@ from .failures import USAGE, WRONG, Failure, unknown
 from .listing import Listing
 from .messages import print_whole, view_fields
 from .operator import Operator
-from .output import age, confirm, cut, table
+from .output import age, confirm, cut
 from .root import dead
 from .values import DURATION, Count
 
@@ -208,7 +208,9 @@ def _preview(operator: Operator, chosen: DeadFilter, verb: str, *, yes: bool) ->
         if summary.count > len(summary.examples):
             operator.say(f"… {summary.count} in all:")
             rows = [(count, *group) for group, count in summary.groups.items()]
-            operator.output.show(table(("count", "queue", "actor", "reason"), rows, right=("count",), drop=("actor",)))
+            operator.output.show(
+                Listing(("count", "queue", "actor", "reason"), rows, right=("count",), drop=("actor",))
+            )
     check_numbers(operator, chosen.numbers)
     if summary.count:
         confirm(f"{verb} {summary.count} dead letters?", yes=yes)
@@ -254,7 +256,7 @@ def _print_pages(operator: Operator, letters: Iterator[DeadLetter]) -> int:
 
 def _table(letters: Iterable[DeadLetter]) -> Listing:
     headers = ("number", "age", "queue", "actor", "tries", "reason", "exception")
-    return table(
+    return Listing(
         headers,
         map(_row, letters),
         right=("number", "age", "tries"),

@@ -14,9 +14,10 @@ from ..broker import JetStreamBroker
 from .choosing import many_queues, queue_before
 from .command import command
 from .failures import WRONG
+from .listing import Listing
 from .messages import WHOLE_ID, call_of
 from .operator import Operator
-from .output import age, cut, fields_of, moment, table
+from .output import age, cut, fields_of, moment
 from .root import delayed
 from .values import Count
 
@@ -42,7 +43,7 @@ def list_delayed(operator: Operator, queues: list[str], limit: int) -> int:
     rows = [_row(view) for view in found]
     if rows:
         operator.output.show(
-            table(
+            Listing(
                 ("seq", "due", "in", "queue", "message", "call"),
                 rows,
                 right=("seq", "in"),

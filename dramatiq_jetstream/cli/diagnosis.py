@@ -13,8 +13,9 @@ from .. import admin
 from ..admin import Event, Finding
 from .command import command
 from .failures import WRONG
+from .listing import Listing
 from .operator import Operator
-from .output import fields_of, moment, table
+from .output import fields_of, moment
 from .root import main
 from .values import DURATION, Count
 
@@ -108,7 +109,7 @@ def _print_findings(operator: Operator, found: Sequence[Finding]) -> None:
     rows = [
         (Text(finding.level, _STYLES[finding.level]), finding.check, finding.subject, finding.text) for finding in found
     ]
-    operator.output.show(table(("level", "check", "on", "found"), rows, drop=("check",), wrap="found"))
+    operator.output.show(Listing(("level", "check", "on", "found"), rows, drop=("check",), wrap="found"))
     advised = [finding for finding in found if finding.advice]
     if advised:
         operator.say("")

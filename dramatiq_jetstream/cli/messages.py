@@ -16,8 +16,9 @@ from ..errors import JetStreamError
 from .choosing import one_queue
 from .command import command
 from .failures import USAGE, WRONG, Failure, unknown
+from .listing import Listing
 from .operator import Operator
-from .output import age, arguments, body_fields, cut, fields_of, moment, readable, table
+from .output import age, arguments, body_fields, cut, fields_of, moment, readable
 from .root import main
 from .values import ASSIGNMENT, DURATION, JSON, Count
 
@@ -50,7 +51,7 @@ def peek(operator: Operator, queue: str, limit: int) -> int:
         operator.say(f"Queue {queue!r} is empty.")
         return 0
     operator.output.show(
-        table(
+        Listing(
             ("seq", "state", "age", "message", "call"),
             map(_row, rows),
             right=("seq", "age"),

@@ -8,7 +8,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from .failures import USAGE, Failure
-from .listing import Fields, Listing
+from .listing import Fields
 from .terminal import encodable, printable, wrapped
 
 if TYPE_CHECKING:
@@ -94,28 +94,6 @@ class Output:
         """A progress bar on stderr; invisible unless that is a terminal."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         return Progress(*columns, console=self.errors, transient=True, disable=not self.errors.is_terminal)
-
-
-def table(
-    headers: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    *,
-    right: Sequence[str] = (),
-    drop: Sequence[str] = (),
-    wrap: str | None = None,
-    least: Mapping[str, int] | None = None,
-) -> Listing:
-    """A table without borders; text is shown as it is, and nothing in it can command the terminal.
-
-    Parameters:
-      headers(Sequence): The columns' names.
-      rows(Iterable): Their values.
-      right(Sequence): The columns that are aligned to the right.
-      drop(Sequence): The columns to leave out where the terminal is too narrow, the least important first.
-      wrap(str): The last column, if it holds sentences, which are wrapped and not cut.
-      least(Mapping): The width to which a column may be cut before another is left out.
-    """
-    return Listing(headers, rows, right=right, drop=drop, wrap=wrap, least=least)
 
 
 def cut(value: object, length: int = CUT) -> str:

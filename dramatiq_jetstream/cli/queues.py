@@ -19,7 +19,7 @@ from .command import command
 from .failures import those_there_are
 from .listing import Listing
 from .operator import Operator
-from .output import age, confirm, fields_of, moment, table
+from .output import age, confirm, fields_of, moment
 from .root import main
 from .values import DURATION
 
@@ -155,7 +155,7 @@ def _table(views: Sequence[QueueView]) -> Listing:
     drop = dropped(rows)
     if len(views) > 1:
         rows.append([Text(str(cell), "bold") for cell in _row(admin.total(views), "all", "")])
-    return table(HEADERS, rows, right=_RIGHT, drop=drop)
+    return Listing(HEADERS, rows, right=_RIGHT, drop=drop)
 
 
 def dropped(rows: Sequence[Sequence[object]]) -> list[str]:

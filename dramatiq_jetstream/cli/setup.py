@@ -12,8 +12,9 @@ from .. import admin
 from ..admin import Checked
 from .command import command
 from .failures import USAGE, WRONG, Failure
+from .listing import Listing
 from .operator import Operator
-from .output import confirm, table
+from .output import confirm
 from .root import main
 
 _STYLES = {"fits": "green", "missing": "yellow", "differs": "red", "made": "green", "changed": "green"}
@@ -102,7 +103,7 @@ def _print(operator: Operator, results: Sequence[Result]) -> None:
         (Text(state, _STYLES[state]), part.requirement.kind, part.requirement.label, part.requirement.what)
         for part, state in results
     ]
-    operator.output.show(table(("state", "kind", "name", "for"), rows))
+    operator.output.show(Listing(("state", "kind", "name", "for"), rows))
     for part, _ in results:
         if part.differences:
             _show_differences(operator, part)

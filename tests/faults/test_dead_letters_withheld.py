@@ -62,7 +62,7 @@ class Runs:
         for _ in range(2):
             self.admin.store(subject, b"\xff")
 
-    def await_given_back(self, caplog: pytest.LogCaptureFixture) -> None:
+    def await_given_back(self) -> None:
         """Wait until all have been given back twice, and nothing stands in a neighbour's way."""
         names = self.broker.names
 
@@ -93,7 +93,7 @@ class Runs:
     ids=lambda change: next(iter(change)),
 )
 def test_message_whose_dead_letter_is_refused_comes_back_until_it_is_stored(
-    broker: JetStreamBroker, admin: Admin, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
+    broker: JetStreamBroker, admin: Admin, change: dict[str, Any]
 ) -> None:
     runs = Runs(broker, admin)
     broker.setup()
@@ -105,7 +105,7 @@ def test_message_whose_dead_letter_is_refused_comes_back_until_it_is_stored(
         admin.store(broker.names.dead_subject("other", ""), b"full")
     runs.start()
     with run_worker(broker, threads=2):
-        runs.await_given_back(caplog)
+        runs.await_given_back()
         if "sealed" in change:
             admin.api(f"STREAM.DELETE.{letters}")
         else:
@@ -115,7 +115,7 @@ def test_message_whose_dead_letter_is_refused_comes_back_until_it_is_stored(
 
 
 def test_message_whose_dead_letter_stream_is_missing_comes_back_until_it_exists(
-    nats_url: str, namespace: str, admin: Admin, caplog: pytest.LogCaptureFixture
+    nats_url: str, namespace: str, admin: Admin
 ) -> None:
     maker = JetStreamBroker(nats_url, namespace=namespace)
     Runs(maker, admin)
@@ -127,7 +127,7 @@ def test_message_whose_dead_letter_stream_is_missing_comes_back_until_it_exists(
     runs = Runs(broker, admin)
     runs.start()
     with run_worker(broker, threads=2):
-        runs.await_given_back(caplog)
+        runs.await_given_back()
         admin.api(f"STREAM.CREATE.{letters}", config)
         runs.await_letters()
     for each in (broker, maker):
@@ -135,7 +135,7 @@ def test_message_whose_dead_letter_stream_is_missing_comes_back_until_it_exists(
 
 
 def test_bug_in_the_making_of_a_dead_letter_holds_nothing_up(
-    broker: JetStreamBroker, admin: Admin, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    broker: JetStreamBroker, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = Runs(broker, admin)
     broker.setup()
@@ -147,14 +147,12 @@ def test_bug_in_the_making_of_a_dead_letter_holds_nothing_up(
     with monkeypatch.context() as patch:
         patch.setattr(DeadLetterStore, "store", fail)
         with run_worker(broker, threads=2):
-            runs.await_given_back(caplog)
+            runs.await_given_back()
     with run_worker(broker, threads=2):
         runs.await_letters()
 
 
-def test_message_whose_dead_letter_may_not_be_published_comes_back_until_it_may(
-    namespace: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_message_whose_dead_letter_may_not_be_published_comes_back_until_it_may(namespace: str) -> None:
     with NatsServer(config=USERS) as server:
         port = server.port
         with Admin(f"nats://all:secret@127.0.0.1:{port}") as admin:
@@ -163,7 +161,7 @@ def test_message_whose_dead_letter_may_not_be_published_comes_back_until_it_may(
             denied.setup()
             runs.start()
             with run_worker(denied, threads=2):
-                runs.await_given_back(caplog)
+                runs.await_given_back()
             denied.close()
             allowed = JetStreamBroker(f"nats://all:secret@127.0.0.1:{port}", namespace=namespace)
             later = Runs(allowed, admin)

@@ -41,6 +41,7 @@ from tests.support.admin import Admin
 from tests.support.bw import ROOT, SUBJECT, Service, request_body
 from tests.support.images import make_images
 from tests.support.proxy import Proxy
+from tests.support.studio import noise, picture
 from tests.support.waiting import eventually
 
 
@@ -104,19 +105,6 @@ def variables(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def storage(broker: JetStreamBroker) -> ObjectStorage:
     return ObjectStorage(broker.connection, 5.0)
-
-
-def picture(size: int = 64) -> bytes:
-    buffer = io.BytesIO()
-    red = Image.radial_gradient("L").resize((size, size))
-    Image.merge("RGB", (red, red.rotate(90), red.rotate(180))).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def noise(size: int = 1500) -> bytes:
-    buffer = io.BytesIO()
-    Image.frombytes("L", (size, size), os.urandom(size * size)).save(buffer, "BMP")
-    return buffer.getvalue()
 
 
 class TestReadingAndWriting:

@@ -34,6 +34,7 @@ from tests.support.bw import ROOT, SUBJECT, Service, request_body
 from tests.support.images import make_images
 from tests.support.proxy import Proxy
 from tests.support.s3 import Bucket, Impostor
+from tests.support.studio import noise, picture
 from tests.support.waiting import eventually
 
 SECRET = "a-secret-key-that-nobody-may-read"
@@ -73,20 +74,6 @@ def impostor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Impostor]:
         monkeypatch.setenv("AWS_ENDPOINT_URL", impostor.url)
         impostor.objects["a.png"] = picture()
         yield impostor
-
-
-def picture(size: int = 64) -> bytes:
-    buffer = io.BytesIO()
-    red = Image.radial_gradient("L").resize((size, size))
-    Image.merge("RGB", (red, red.rotate(90), red.rotate(180))).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def noise(size: int = 1500) -> bytes:
-    """A picture of several megabytes, whose black and white version is large as well."""
-    buffer = io.BytesIO()
-    Image.frombytes("L", (size, size), os.urandom(size * size)).save(buffer, "BMP")
-    return buffer.getvalue()
 
 
 def worker(url: str, outdir: str | Path, log: Path, variables: dict[str, str], module: str = "bw_tasks") -> Service:

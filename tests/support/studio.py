@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -98,3 +99,17 @@ def exif_of(orientation: int, order: str = ">") -> bytes:
     mark = b"MM" if order == ">" else b"II"
     entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
     return b"Exif\0\0" + mark + struct.pack(order + "HIH", 42, 8, 1) + entry + b"\0\0\0\0"
+
+
+def picture(size: int = 64) -> bytes:
+    buffer = io.BytesIO()
+    red = Image.radial_gradient("L").resize((size, size))
+    Image.merge("RGB", (red, red.rotate(90), red.rotate(180))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def noise(size: int = 1500) -> bytes:
+    """A picture of several megabytes, whose black and white version is large as well."""
+    buffer = io.BytesIO()
+    Image.frombytes("L", (size, size), os.urandom(size * size)).save(buffer, "BMP")
+    return buffer.getvalue()
